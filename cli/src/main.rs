@@ -1,0 +1,2 @@
+//! The program `paligemma`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Checkpoints: names, safetensors, npz, the hub.

@@ -1,0 +1,1 @@
+//! Generation: the loop, sampling, beam search.

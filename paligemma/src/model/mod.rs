@@ -1,0 +1,1 @@
+//! The model: SigLIP, the projector, Gemma, and the prefix-LM join.

@@ -1,0 +1,1 @@
+//! Text: the tokenizers and the prompt.

@@ -1,0 +1,1 @@
+//! The library's integration tests: one file a subject.

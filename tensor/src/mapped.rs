@@ -1,0 +1,39 @@
+//! Read-only file maps, the storage of checkpoints.
+
+use std::{fs::File, io, ops::Deref, path::Path};
+
+/// A whole file mapped read-only. Dereferences to its bytes.
+#[derive(Debug)]
+pub struct MappedFile {
+    // None stands for an empty file, which cannot be mapped.
+    map: Option<memmap2::Mmap>,
+}
+
+impl MappedFile {
+    /// Maps `path`.
+    ///
+    /// # Errors
+    /// What opening and mapping report; a directory is an error too.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        if file.metadata()?.len() == 0 {
+            return Ok(MappedFile { map: None });
+        }
+        // SAFETY: the map is read-only and private to this process's view. Its bytes may change only
+        // if another process writes the file meanwhile; every reader treats them as plain numbers whose
+        // value may be anything, never as references, lengths that were checked before, or UTF-8.
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(MappedFile { map: Some(map) })
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}
