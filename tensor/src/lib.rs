@@ -1,17 +1,38 @@
 //! Dense tensors and the fused operations of a transformer, on the CPU.
 //!
-//! This crate is the machine floor: memory, threads, SIMD. It knows nothing of transformers'
-//! files, images or text. It is the only crate with `unsafe`, each block with its reason.
+//! This crate is the machine floor: memory, threads, SIMD. It knows nothing of checkpoints, images or text.
+//! It is the only crate with `unsafe`, each block with its reason.
 //!
 //! A [`Tensor`] is contiguous, immutable and cheap to clone; its elements lie in memory that it
 //! owns or in a read-only file map. Activations are `f32`; weights are `f32`, `bf16` or `f16`.
 //! Wrong shapes are a programmer's error and panic: whoever reads shapes from a file checks them first.
 
+mod attention;
 mod dtype;
+mod elementwise;
+mod embedding;
+mod isa;
+mod lane;
+mod linear;
 mod mapped;
+mod math;
+mod memory;
+mod norm;
+mod parallel;
+mod rope;
 mod tensor;
+#[cfg(test)]
+mod testing;
 
+pub use attention::{Mask, RowBuffer, Rows, Segment, attention, attention_on, attention_plain};
 pub use dtype::DType;
+pub use elementwise::{add, concat_rows, log_sum_exp, softcap};
+pub use embedding::{embedding, patches};
 pub use half::{bf16, f16};
+pub use isa::Isa;
+pub use linear::{Epilogue, geglu, geglu_on, linear, linear_on, linear_plain};
 pub use mapped::MappedFile;
+pub use memory::{available_memory, peak_rss};
+pub use norm::{layer_norm, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_on, rms_norm_plain};
+pub use rope::{rope, rope_plain};
 pub use tensor::Tensor;

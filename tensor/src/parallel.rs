@@ -1,0 +1,43 @@
+//! Sharing work among threads: tasks are numbered, each writes its own part of the output, and what a task computes
+//! does not depend on who runs it. Results are therefore the same for any number of threads.
+
+use rayon::prelude::*;
+use std::marker::PhantomData;
+
+/// Runs `task(0)`, …, `task(count - 1)`, on all threads where there is more than one task.
+pub(crate) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
+    if count == 1 {
+        task(0);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// A slice that several tasks write, each its own elements.
+pub(crate) struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: access goes through `slice` alone, whose callers promise disjoint ranges.
+unsafe impl Sync for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    pub(crate) fn new(elements: &'a mut [f32]) -> Self {
+        Shared { start: elements.as_mut_ptr(), len: elements.len(), life: PhantomData }
+    }
+
+    /// Elements `from..from + len`. Panics beyond the end.
+    ///
+    /// # Safety
+    /// No two live slices may overlap.
+    #[allow(clippy::mut_from_ref, reason = "this is the point: disjoint parts for parallel tasks")]
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [f32] {
+        assert!(from.checked_add(len).is_some_and(|end| end <= self.len));
+        // SAFETY: within the slice that `new` borrowed for 'a; the caller keeps parts disjoint.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rotary position embedding, split halves: element i is turned with element i + H/2.
+//!
+//! Contract. Angles are computed in f64 and their sines and cosines rounded once to f32, so that a position beyond 4096
+//! is as exact as the first one (in f32 the angle itself would be off by 2e-4 there).
+
+use crate::{
+    Tensor,
+    parallel::{Shared, for_each_task},
+};
+
+/// Turns every head of `x_tnh` `[t, heads, H]` by its row's position (big_vision `_apply_rope`): the angle of pair i is
+/// position · base^(-2i/H). H is even.
+pub fn rope(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
+    let &[t, heads, h] = x_tnh.shape() else { panic!("rope of {x_tnh:?}") };
+    assert!(t == positions_t.len() && h % 2 == 0, "rope of {x_tnh:?}");
+    let half = h / 2;
+    let frequencies: Vec<f64> = (0..half).map(|i| f64::from(base).powf(-2.0 * i as f64 / h as f64)).collect();
+    let x = x_tnh.as_f32();
+    let mut y = vec![0.0; x.len()];
+    let out = Shared::new(&mut y);
+    const GROUP: usize = 16;
+    for_each_task(t.div_ceil(GROUP), |task| {
+        let mut turns = vec![(0f32, 0f32); half];
+        for row in task * GROUP..t.min((task + 1) * GROUP) {
+            for (turn, frequency) in turns.iter_mut().zip(&frequencies) {
+                let (sin, cos) = (positions_t[row] as f64 * frequency).sin_cos();
+                *turn = (sin as f32, cos as f32);
+            }
+            for head in 0..heads {
+                let at = (row * heads + head) * h;
+                let (x1, x2) = x[at..at + h].split_at(half);
+                // SAFETY: every head of every row is written once, by the task of its row.
+                let (y1, y2) = unsafe { out.slice(at, h) }.split_at_mut(half);
+                for (i, &(sin, cos)) in turns.iter().enumerate() {
+                    y1[i] = x1[i] * cos - x2[i] * sin;
+                    y2[i] = x2[i] * cos + x1[i] * sin;
+                }
+            }
+        }
+    });
+    Tensor::from_f32(y, x_tnh.shape())
+}
+
+/// The slow, obvious [`rope`].
+pub fn rope_plain(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
+    let &[_, heads, h] = x_tnh.shape() else { panic!("rope of {x_tnh:?}") };
+    let x = x_tnh.as_f32();
+    let y = (0..x.len()).map(|at| {
+        let (row, i) = (at / (heads * h), at % h);
+        let pair = i % (h / 2);
+        let angle = positions_t[row] as f64 / f64::from(base).powf(2.0 * pair as f64 / h as f64);
+        let (sin, cos) = angle.sin_cos();
+        let (this, other) = (f64::from(x[at]), f64::from(x[if i < h / 2 { at + h / 2 } else { at - h / 2 }]));
+        (if i < h / 2 { this * cos - other * sin } else { this * cos + other * sin }) as f32
+    });
+    Tensor::from_f32(y.collect(), x_tnh.shape())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, random};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn equals_the_plain_twin(t in 1usize..40, heads in 1usize..5, half in 1usize..40, first in 0usize..9000) {
+            let x = random(1, &[t, heads, 2 * half]);
+            let positions: Vec<usize> = (first..first + t).collect();
+            assert_close(&rope(&x, &positions, 10_000.0), &rope_plain(&x, &positions, 10_000.0), 1e-6);
+        }
+    }
+
+    /// Turning q and k by one more position each leaves their product: only distances matter.
+    #[test]
+    fn a_constant_shift_keeps_products() {
+        let (q, k) = (random(1, &[1, 1, 64]), random(2, &[1, 1, 64]));
+        let product = |shift: usize| -> f32 {
+            let (q, k) = (rope(&q, &[40 + shift], 1e4), rope(&k, &[7 + shift], 1e4));
+            q.as_f32().iter().zip(k.as_f32()).map(|(q, k)| q * k).sum()
+        };
+        assert!((product(0) - product(1000)).abs() < 1e-5);
+        assert!(
+            (product(0) - {
+                let (q, k) = (rope(&q, &[41], 1e4), rope(&k, &[7], 1e4));
+                q.as_f32().iter().zip(k.as_f32()).map(|(q, k)| q * k).sum::<f32>()
+            })
+            .abs()
+                > 1e-3
+        );
+    }
+}
