@@ -9,6 +9,7 @@
 //! copied or rearranged, so a mapped file is used as it lies.
 //!
 //! Legend: t rows of x, k inputs, n outputs.
+#![allow(clippy::needless_range_loop, reason = "register tiles are indexed by row and column")]
 
 use crate::{
     DType, Isa, Tensor, bf16,
@@ -182,7 +183,7 @@ where
 }
 
 /// Calls `finish` with one row's values of one or two matrices.
-fn finish_row<'a, F>(finish: &F, n0: usize, row: usize, parts: &mut dyn Iterator<Item = &'a mut [f32]>)
+fn finish_row<'a, F>(finish: &F, n0: usize, row: usize, parts: &mut impl Iterator<Item = &'a mut [f32]>)
 where
     F: Fn(usize, usize, &mut [&mut [f32]]),
 {

@@ -21,9 +21,9 @@ pub fn rope(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
     const GROUP: usize = 16;
     for_each_task(t.div_ceil(GROUP), |task| {
         let mut turns = vec![(0f32, 0f32); half];
-        for row in task * GROUP..t.min((task + 1) * GROUP) {
+        for (row, &position) in positions_t.iter().enumerate().skip(task * GROUP).take(GROUP) {
             for (turn, frequency) in turns.iter_mut().zip(&frequencies) {
-                let (sin, cos) = (positions_t[row] as f64 * frequency).sin_cos();
+                let (sin, cos) = (position as f64 * frequency).sin_cos();
                 *turn = (sin as f32, cos as f32);
             }
             for head in 0..heads {
