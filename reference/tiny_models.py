@@ -61,11 +61,11 @@ MODELS = {
         vision=dict(hidden_size=18, intermediate_size=25, num_hidden_layers=2, num_attention_heads=2, image_size=21, patch_size=7),
         text=dict(model_type="gemma2", hidden_size=42, intermediate_size=50, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3, head_dim=6, query_pre_attn_scalar=7),
         eos_lift=0.0, pad_rows=0.02),
-    # Gemma 2 for more than 4096 tokens: patches of one pixel make 64x64 = 4096 image tokens. The table has 8 rows and
+    # Gemma 2 for more than 4096 tokens: patches of one pixel make 64x64 = 4096 image tokens. The table has 7 rows and
     # <image> lies beyond it, as transformers allows; bf16.
     "pg2_long": dict(
-        dtype="bfloat16", names="2024", head=False, shards=1, vocab=8, image_token=9, caps=(50.0, 30.0),
-        vision=dict(hidden_size=8, intermediate_size=11, num_hidden_layers=1, num_attention_heads=1, image_size=64, patch_size=1),
+        dtype="bfloat16", names="2024", head=False, shards=1, vocab=7, image_token=9, caps=(50.0, 30.0),
+        vision=dict(hidden_size=4, intermediate_size=11, num_hidden_layers=1, num_attention_heads=1, image_size=64, patch_size=1),
         text=dict(model_type="gemma2", hidden_size=16, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, head_dim=8, query_pre_attn_scalar=8, sliding_window=4096),
         eos_lift=0.0, pad_rows=0.02),
 }
