@@ -25,13 +25,17 @@ stored as null where it does not.
 """
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from bv_goldens import args, load, load_file
 from big_vision.trainers.proj.paligemma import predict_fns
+
+warnings.filterwarnings("ignore", message="Some donated buffers")
 
 MODELS = ("pg1_mqa", "pg2")
 LENGTH = 12
@@ -71,7 +75,7 @@ def main():
         for setting in ("capped", "uncapped") if name == "pg2" else ("plain",):
             config, model, p = load(args.out / name)
             if setting == "uncapped":
-                model = model.clone(llm={**model.llm, "final_logits_softcap": 0.0})
+                model = model.clone(llm=ml_collections.FrozenConfigDict({**model.llm, "final_logits_softcap": 0.0}))
             settings[setting] = {}
             for n in (2, 3, 4):
                 found = decode(model, p, batch, n)

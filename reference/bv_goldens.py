@@ -144,11 +144,12 @@ def load(folder):
         variant=variant, width=width, depth=text["num_hidden_layers"], mlp_dim=text["intermediate_size"],
         num_heads=heads, num_kv_heads=text["num_key_value_heads"], head_dim=text["head_dim"], norm_eps=1e-6,
         vocab_size=text["vocab_size"], scan=True, remat_policy="none", **gemma2))
+    Frozen = lambda **kw: ml_collections.FrozenConfigDict(kw)  # hashable, as predict_fns needs
     model = paligemma.Model(
-        img=dict(patch_size=(vision["patch_size"],) * 2, width=vision["hidden_size"], depth=vision["num_hidden_layers"],
+        img=Frozen(patch_size=(vision["patch_size"],) * 2, width=vision["hidden_size"], depth=vision["num_hidden_layers"],
                  mlp_dim=vision["intermediate_size"], num_heads=vision["num_attention_heads"], pool_type="none", scan=True),
         # The cache is bf16 by default; these are goldens in f32.
-        llm=dict(variant=folder.name, scan=True, remat_policy="none", cache_dtype=None))
+        llm=Frozen(variant=folder.name, scan=True, remat_policy="none", cache_dtype=None))
     return config, model, jax.tree.map(jnp.asarray, params(config, tensors(folder)))
 
 
