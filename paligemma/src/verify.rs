@@ -1,0 +1,311 @@
+//! Recomputes what a golden holds and names the first tensor that departs.
+//!
+//! A golden is a safetensors file of one example (batch 1) in Hugging Face's layout. Inputs: `pixel_values`
+//! `[images, 3, H, W]`, `input_ids` `[1, T]` with the image placeholders in place, `token_type_ids` `[1, T]` (0 image
+//! and prefix, 1 suffix), `attention_mask`, `labels` `[1, T]` (-100 ignored). Outputs, each optional: `image_features`
+//! `[images, N, D]`, `logits` `[1, T, V]`, `loss` `[1]`, `text_logits` `[1, T - image tokens, V]` (big_vision's: before
+//! the final soft cap), `grad/<tensor name>`.
+
+use crate::{
+    Error, Result,
+    checkpoint::{canonical, golden_tensors},
+    model::{PaliGemma, Pass, Turn, mean_loss},
+};
+use paligemma_tensor::{DType, Tensor};
+use std::{collections::BTreeMap, path::Path};
+
+/// One output of the golden beside ours.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// Its key in the golden.
+    pub name: String,
+    /// Largest difference.
+    pub max_abs: f64,
+    /// Largest difference over the golden's largest magnitude.
+    pub max_rel: f64,
+    /// The most that `max_rel` may be.
+    pub tolerance: f64,
+    /// `None` where it is not computed yet (gradients).
+    pub ok: Option<bool>,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// Every output of the golden, in the order of its computation.
+    pub tensors: Vec<Compared>,
+}
+
+impl Verdict {
+    /// Whether everything that was computed agrees.
+    pub fn ok(&self) -> bool {
+        self.tensors.iter().all(|t| t.ok != Some(false))
+    }
+
+    /// The first tensor that departs.
+    pub fn first_departure(&self) -> Option<&Compared> {
+        self.tensors.iter().find(|t| t.ok == Some(false))
+    }
+}
+
+/// The largest relative difference that a weight type explains: in f32 only the order of sums differs.
+pub fn default_tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-4,
+        DType::BF16 | DType::F16 => 2e-2,
+    }
+}
+
+/// A golden's tensors by their keys.
+#[derive(Debug)]
+pub struct Golden {
+    numbers: BTreeMap<String, Tensor>,
+    integers: BTreeMap<String, (Vec<usize>, Vec<i64>)>,
+}
+
+const INPUTS: [&str; 5] = ["pixel_values", "input_ids", "token_type_ids", "attention_mask", "labels"];
+const OUTPUTS: [&str; 4] = ["image_features", "logits", "text_logits", "loss"];
+
+impl Golden {
+    /// Reads a golden.
+    ///
+    /// # Errors
+    /// A broken file; a key that no golden has; a missing input.
+    pub fn open(path: &Path) -> Result<Golden> {
+        let (numbers, integers) = golden_tensors(path)?;
+        let golden = Golden { numbers, integers };
+        let place = |e: Error| e.at(path.display().to_string());
+        for key in golden.numbers.keys().chain(golden.integers.keys()) {
+            let known = match key.strip_prefix("grad/") {
+                Some(name) => canonical(name).is_some(),
+                None => INPUTS.contains(&key.as_str()) || OUTPUTS.contains(&key.as_str()),
+            };
+            if !known {
+                return Err(place(
+                    Error::model(format!("a golden has no tensor \"{key}\"")).expected(format!(
+                        "{}, {} or grad/<tensor name>",
+                        INPUTS.join(", "),
+                        OUTPUTS.join(", ")
+                    )),
+                ));
+            }
+        }
+        golden.rows("input_ids").map_err(place)?;
+        Ok(golden)
+    }
+
+    /// An integer input `[1, T]`, as a row.
+    fn rows(&self, key: &str) -> Result<&[i64]> {
+        let Some((shape, values)) = self.integers.get(key) else {
+            return Err(Error::model(format!("the golden has no integer tensor \"{key}\"")));
+        };
+        match shape.as_slice() {
+            [1, _] => Ok(values),
+            _ => Err(Error::model(format!("\"{key}\" has shape {shape:?}")).expected("[1, T]: a batch of one")),
+        }
+    }
+}
+
+/// The golden's example as the model takes it.
+struct Example {
+    /// For each position that is not masked out, its place in the golden's sequence.
+    places: Vec<usize>,
+    /// Ids of the positions that are not masked out.
+    ids: Vec<u32>,
+    prefix_len: usize,
+    /// (row whose logits predict it, id)
+    targets: Vec<(usize, u32)>,
+}
+
+impl Example {
+    fn of(golden: &Golden) -> Result<Example> {
+        let ids = golden.rows("input_ids")?;
+        let optional = |key: &str| -> Result<Option<&[i64]>> {
+            if !golden.integers.contains_key(key) {
+                return Ok(None);
+            }
+            let row = golden.rows(key)?;
+            if row.len() != ids.len() {
+                return Err(Error::model(format!("\"{key}\" has {} positions", row.len()))
+                    .expected(format!("{}, as input_ids", ids.len())));
+            }
+            Ok(Some(row))
+        };
+        let mask = optional("attention_mask")?;
+        let places: Vec<usize> = (0..ids.len()).filter(|&i| mask.is_none_or(|m| m[i] != 0)).collect();
+        let types = optional("token_type_ids")?.ok_or_else(|| {
+            Error::model("the golden has no tensor \"token_type_ids\"")
+                .expected("0 for image and prefix, 1 for the suffix")
+        })?;
+        let prefix_len = places.iter().take_while(|&&i| types[i] == 0).count();
+        if places.iter().skip(prefix_len).any(|&i| types[i] != 1) {
+            return Err(Error::model("\"token_type_ids\" goes back to the prefix")
+                .expected("zeros (image and prefix), then ones (suffix)"));
+        }
+        let narrow = |id: i64| {
+            u32::try_from(id).map_err(|_| Error::model(format!("\"input_ids\" or \"labels\" has {id}")))
+        };
+        let mut targets = Vec::new();
+        if let Some(labels) = optional("labels")? {
+            // Labels are shifted by one: the logits of a position predict the label of the next.
+            for (row, &place) in places.iter().enumerate() {
+                if place + 1 < labels.len() && labels[place + 1] != -100 {
+                    targets.push((row, narrow(labels[place + 1])?));
+                }
+            }
+        }
+        let ids = places.iter().map(|&i| narrow(ids[i])).collect::<Result<_>>()?;
+        Ok(Example { places, ids, prefix_len, targets })
+    }
+}
+
+/// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance.
+///
+/// # Errors
+/// A golden that is not for this model: other shapes, other image tokens, ids beyond the table.
+pub fn verify(model: &PaliGemma, golden: &Golden, dtype: DType) -> Result<Verdict> {
+    let example = Example::of(golden)?;
+    let tolerance = default_tolerance(dtype);
+    let mut tensors = Vec::new();
+    let mut pass = Pass::plain();
+    let placeholder = model.config().image_token_index as u32;
+    let is_image = |id: &u32| *id == placeholder;
+    let num_image_tokens = example.ids.iter().filter(|id| is_image(id)).count();
+
+    let features = match golden.numbers.get("pixel_values") {
+        Some(pixels) => Some(model.encode_images(&pixels.cast(DType::F32), &mut pass)?),
+        None => None,
+    };
+    let num_features = features.as_ref().map_or(0, |f| f.shape()[0]);
+    if num_features != num_image_tokens {
+        return Err(Error::model(format!(
+            "the golden has {num_image_tokens} image placeholders (id {placeholder})"
+        ))
+        .expected(format!("{num_features}, as its pixel_values give")));
+    }
+    if let (Some(want), Some(features)) = (golden.numbers.get("image_features"), &features) {
+        let images = golden.numbers["pixel_values"].shape()[0];
+        let ours = features.reshape(&[images, num_features / images, features.shape()[1]]);
+        let mut difference = Difference::new("image_features", want);
+        check_shape("image_features", want, ours.shape())?;
+        difference.add(ours.as_f32(), want.to_f32_vec().as_slice());
+        tensors.push(difference.result(tolerance));
+    }
+
+    // Text rows first, then the soft tokens into the placeholders, in order (masked_scatter).
+    let text: Vec<u32> = example.ids.iter().map(|&id| if is_image(&id) { 0 } else { id }).collect();
+    let mut x = model.embed_text(&text, &mut pass)?.to_f32_vec();
+    let d = model.config().text.hidden_size;
+    if let Some(features) = &features {
+        let places = (0..example.ids.len()).filter(|&i| is_image(&example.ids[i]));
+        for (place, row) in places.zip(features.as_f32().chunks(d)) {
+            x[place * d..(place + 1) * d].copy_from_slice(row);
+        }
+    }
+    let x = Tensor::from_f32(x, &[example.ids.len(), d]);
+    let mut cache = model.new_cache();
+    let mut turns = [Turn { len: example.ids.len(), prefix_len: example.prefix_len, cache: &mut cache }];
+    let y = model.forward(&x, &mut turns, &mut pass)?;
+
+    let total = golden.rows("input_ids")?.len();
+    let v = model.config().text.vocab_size;
+    if let Some(want) = golden.numbers.get("logits") {
+        check_shape("logits", want, &[1, total, v])?;
+        let rows: Vec<(usize, usize)> = example.places.iter().copied().enumerate().collect();
+        let compared = compare_rows("logits", want, &rows, v, |from, to| model.logits(&y.rows(from, to)));
+        tensors.push(compared.result(tolerance));
+    }
+    if let Some(want) = golden.numbers.get("text_logits") {
+        check_shape("text_logits", want, &[1, total - num_image_tokens, v])?;
+        if example.ids.len() != total || !example.ids[..num_image_tokens].iter().all(is_image) {
+            return Err(Error::model("\"text_logits\" needs the image first and no padding"));
+        }
+        let rows: Vec<(usize, usize)> = (num_image_tokens..total).map(|i| (i, i - num_image_tokens)).collect();
+        let compared =
+            compare_rows("text_logits", want, &rows, v, |from, to| model.uncapped_logits(&y.rows(from, to)));
+        tensors.push(compared.result(tolerance));
+    }
+    if let Some(want) = golden.numbers.get("loss") {
+        check_targets(&example, v)?;
+        let loss = mean_loss(model, &y, &example.targets);
+        let mut difference = Difference::new("loss", want);
+        if want.len() != 1 {
+            return Err(Error::model(format!("\"loss\" has shape {:?}", want.shape())).expected("[1]"));
+        }
+        difference.add(&[loss as f32], &want.to_f32_vec());
+        tensors.push(difference.result(tolerance));
+    }
+    for (name, want) in golden.numbers.iter().filter(|(name, _)| name.starts_with("grad/")) {
+        let mut compared = Difference::new(name, want).result(tolerance);
+        compared.ok = None;
+        tensors.push(compared);
+    }
+    Ok(Verdict { tensors })
+}
+
+fn check_shape(name: &str, golden: &Tensor, ours: &[usize]) -> Result<()> {
+    if golden.shape() == ours {
+        return Ok(());
+    }
+    Err(Error::model(format!("the golden's \"{name}\" has shape {:?}", golden.shape()))
+        .expected(format!("{ours:?}, as the model gives")))
+}
+
+fn check_targets(example: &Example, v: usize) -> Result<()> {
+    match example.targets.iter().find(|(_, id)| *id as usize >= v) {
+        Some((_, id)) => Err(Error::model(format!("\"labels\" has {id}")).expected(format!("ids below {v}"))),
+        None => Ok(()),
+    }
+}
+
+/// Compares logits a few rows at a time: `ours(from, to)` are our rows; `rows` pairs our row with the golden's.
+fn compare_rows(
+    name: &str,
+    want: &Tensor,
+    rows: &[(usize, usize)],
+    v: usize,
+    ours: impl Fn(usize, usize) -> Tensor,
+) -> Difference {
+    const ROWS: usize = 64;
+    let mut difference = Difference::new(name, want);
+    let golden = want.reshape(&[want.shape()[1], v]);
+    for chunk in rows.chunks(ROWS) {
+        let first = chunk[0].0;
+        let logits = ours(first, first + chunk.len());
+        for (row, (_, place)) in logits.as_f32().chunks(v).zip(chunk) {
+            difference.add(row, &golden.rows(*place, place + 1).to_f32_vec());
+        }
+    }
+    difference
+}
+
+/// A running comparison.
+struct Difference {
+    name: String,
+    scale: f64,
+    max_abs: f64,
+}
+
+impl Difference {
+    fn new(name: &str, want: &Tensor) -> Self {
+        let scale = want.to_f32_vec().iter().fold(0f64, |m, &x| larger(m, f64::from(x).abs()));
+        Difference { name: name.to_owned(), scale, max_abs: 0.0 }
+    }
+
+    fn add(&mut self, ours: &[f32], want: &[f32]) {
+        for (&o, &w) in ours.iter().zip(want) {
+            self.max_abs = larger(self.max_abs, (f64::from(o) - f64::from(w)).abs());
+        }
+    }
+
+    fn result(self, tolerance: f64) -> Compared {
+        let max_rel = if self.max_abs == 0.0 { 0.0 } else { self.max_abs / self.scale };
+        // A NaN on either side is no agreement.
+        Compared { ok: Some(max_rel <= tolerance), name: self.name, max_abs: self.max_abs, max_rel, tolerance }
+    }
+}
+
+/// The larger; a NaN wins.
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
