@@ -11,5 +11,6 @@ pub mod generate;
 pub mod image;
 pub mod model;
 pub mod text;
+pub mod verify;
 
 pub use error::{Error, Kind, Result};

@@ -8,9 +8,10 @@
 
 use crate::{
     Error, Result,
-    checkpoint::{canonical, golden_tensors},
+    checkpoint::{canonical, safetensors},
     model::{PaliGemma, Pass, Turn, mean_loss},
 };
+use ::safetensors::Dtype;
 use paligemma_tensor::{DType, Tensor};
 use std::{collections::BTreeMap, path::Path};
 
@@ -72,22 +73,39 @@ impl Golden {
     /// # Errors
     /// A broken file; a key that no golden has; a missing input.
     pub fn open(path: &Path) -> Result<Golden> {
-        let (numbers, integers) = golden_tensors(path)?;
-        let golden = Golden { numbers, integers };
         let place = |e: Error| e.at(path.display().to_string());
+        let (file, stored) = safetensors::open(path)?;
+        let mut golden = Golden { numbers: BTreeMap::new(), integers: BTreeMap::new() };
+        for tensor in stored {
+            let bytes = &file[tensor.offset..tensor.offset + tensor.len];
+            if let Some(dtype) = tensor.dtype() {
+                golden
+                    .numbers
+                    .insert(tensor.name, Tensor::from_mapped(&file, tensor.offset, dtype, &tensor.shape));
+            } else {
+                let integers = match tensor.stored_as {
+                    Dtype::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+                    Dtype::I32 => bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+                    Dtype::U8 | Dtype::BOOL => bytes.iter().map(|&b| b.into()).collect(),
+                    other => {
+                        return Err(place(
+                            Error::model(format!("tensor \"{}\" is of type {other:?}", tensor.name))
+                                .expected("F32, BF16, F16, I64, I32, U8 or BOOL"),
+                        ));
+                    }
+                };
+                golden.integers.insert(tensor.name, (tensor.shape, integers));
+            }
+        }
         for key in golden.numbers.keys().chain(golden.integers.keys()) {
             let known = match key.strip_prefix("grad/") {
                 Some(name) => canonical(name).is_some(),
                 None => INPUTS.contains(&key.as_str()) || OUTPUTS.contains(&key.as_str()),
             };
             if !known {
-                return Err(place(
-                    Error::model(format!("a golden has no tensor \"{key}\"")).expected(format!(
-                        "{}, {} or grad/<tensor name>",
-                        INPUTS.join(", "),
-                        OUTPUTS.join(", ")
-                    )),
-                ));
+                return Err(place(Error::model(format!("a golden has no tensor \"{key}\"")).expected(
+                    format!("{}, {} or grad/<tensor name>", INPUTS.join(", "), OUTPUTS.join(", ")),
+                )));
             }
         }
         golden.rows("input_ids").map_err(place)?;
@@ -101,7 +119,9 @@ impl Golden {
         };
         match shape.as_slice() {
             [1, _] => Ok(values),
-            _ => Err(Error::model(format!("\"{key}\" has shape {shape:?}")).expected("[1, T]: a batch of one")),
+            _ => {
+                Err(Error::model(format!("\"{key}\" has shape {shape:?}")).expected("[1, T]: a batch of one"))
+            }
         }
     }
 }
@@ -220,7 +240,8 @@ pub fn verify(model: &PaliGemma, golden: &Golden, dtype: DType) -> Result<Verdic
         if example.ids.len() != total || !example.ids[..num_image_tokens].iter().all(is_image) {
             return Err(Error::model("\"text_logits\" needs the image first and no padding"));
         }
-        let rows: Vec<(usize, usize)> = (num_image_tokens..total).map(|i| (i, i - num_image_tokens)).collect();
+        let rows: Vec<(usize, usize)> =
+            (num_image_tokens..total).map(|i| (i, i - num_image_tokens)).collect();
         let compared =
             compare_rows("text_logits", want, &rows, v, |from, to| model.uncapped_logits(&y.rows(from, to)));
         tensors.push(compared.result(tolerance));
@@ -301,7 +322,13 @@ impl Difference {
     fn result(self, tolerance: f64) -> Compared {
         let max_rel = if self.max_abs == 0.0 { 0.0 } else { self.max_abs / self.scale };
         // A NaN on either side is no agreement.
-        Compared { ok: Some(max_rel <= tolerance), name: self.name, max_abs: self.max_abs, max_rel, tolerance }
+        Compared {
+            ok: Some(max_rel <= tolerance),
+            name: self.name,
+            max_abs: self.max_abs,
+            max_rel,
+            tolerance,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ pub mod names;
 mod npz;
 mod open;
 mod recognise;
-mod safetensors;
+pub(crate) mod safetensors;
 
 pub use memory::{Need, available_memory};
 pub use names::canonical;
