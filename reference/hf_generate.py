@@ -85,7 +85,7 @@ def main(out, names):
             continue
         model, exact = load(out / name), load(out / name, torch.float64)
         c, g = model.config, torch.Generator().manual_seed(7)
-        side, count = c.vision_config.image_size, 4
+        side, count = c.vision_config.image_size, 3
         images = torch.randint(0, 256, (count, 3, side, side), generator=torch.Generator().manual_seed(side)).float() / 127.5 - 1
         images_file = f"gen_images_{side}.safetensors"
         save_file({"pixel_values": images}, out / images_file)

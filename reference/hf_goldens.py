@@ -42,7 +42,7 @@ CASES = {
     "pg2_two_images": dict(model="pg2", images=2),
     "pg1_mqa_padded": dict(model="pg1_mqa", padding=5),
     # The sliding window of 12 on every other layer: the image and prefix stay joined, the suffix forgets them.
-    "pg2_window12": dict(model="pg2", window=12, suffix=30),
+    "pg2_window12": dict(model="pg2", window=12, suffix=24),
     # 4096 image tokens, then text; the window of 4096 bites on the last ones.
     "pg2_long_window4096": dict(model="pg2_long", prefix=12, suffix=60, long=True),
 }

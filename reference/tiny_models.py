@@ -32,8 +32,8 @@ MODELS = {
     # Gemma 1, one KV head; four heads of 10 beside a width of 38; names as in the checkpoints published in 2024.
     "pg1_mqa": dict(
         dtype="float32", names="2024", head=False, shards=1, vocab=120, image_token=112, caps=None,
-        vision=dict(hidden_size=24, intermediate_size=37, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=7),
-        text=dict(model_type="gemma", hidden_size=38, intermediate_size=45, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, head_dim=10),
+        vision=dict(hidden_size=24, intermediate_size=29, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=7),
+        text=dict(model_type="gemma", hidden_size=38, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=1, head_dim=10),
         eos_lift=4.0, pad_rows=0.02),
     # Gemma 1, two KV heads, an odd width everywhere; padding rows so strong that they would win if they could be chosen;
     # names with `model.` in front and the tied head written out; two shards.
@@ -46,20 +46,20 @@ MODELS = {
     "pg1_mha": dict(
         dtype="bfloat16", names="5.23", head=False, shards=1, vocab=120, image_token=112, caps=None,
         vision=dict(hidden_size=20, intermediate_size=26, num_hidden_layers=1, num_attention_heads=4, image_size=28, patch_size=14),
-        text=dict(model_type="gemma", hidden_size=32, intermediate_size=44, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, head_dim=8),
+        text=dict(model_type="gemma", hidden_size=32, intermediate_size=41, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=8),
         eos_lift=0.0, pad_rows=0.02),
     # Gemma 2 with caps low enough to bite and a query scale of width/heads = 10 beside heads of 12.
     "pg2": dict(
         dtype="float32", names="2024", head=False, shards=1, vocab=120, image_token=112, caps=(5.0, 8.0),
         vision=dict(hidden_size=24, intermediate_size=29, num_hidden_layers=2, num_attention_heads=3, image_size=28, patch_size=7),
-        text=dict(model_type="gemma2", hidden_size=40, intermediate_size=35, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=10),
-        eos_lift=4.0, pad_rows=0.02),
+        text=dict(model_type="gemma2", hidden_size=40, intermediate_size=29, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=10),
+        eos_lift=2.5, pad_rows=0.02),
     # Gemma 2 in the proportions of 27B: heads * head_dim is not the width, the query scale is width/heads, and the caps
     # are the published 50 and 30; f16; three shards.
     "pg2_27b_like": dict(
         dtype="float16", names="2025", head=False, shards=3, vocab=120, image_token=112, caps=(50.0, 30.0),
         vision=dict(hidden_size=18, intermediate_size=25, num_hidden_layers=2, num_attention_heads=2, image_size=21, patch_size=7),
-        text=dict(model_type="gemma2", hidden_size=42, intermediate_size=50, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=3, head_dim=6, query_pre_attn_scalar=7),
+        text=dict(model_type="gemma2", hidden_size=42, intermediate_size=27, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=3, head_dim=6, query_pre_attn_scalar=7),
         eos_lift=0.0, pad_rows=0.02),
     # Gemma 2 for more than 4096 tokens: patches of one pixel make 64x64 = 4096 image tokens. The table has 7 rows and
     # <image> lies beyond it, as transformers allows; bf16.
