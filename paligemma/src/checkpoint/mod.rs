@@ -1,13 +1,17 @@
 //! Checkpoints: names, safetensors, npz, the hub.
 
 mod config_json;
+mod convert;
 mod memory;
 pub mod names;
 mod npz;
 mod open;
 mod recognise;
 pub(crate) mod safetensors;
+mod write;
 
+pub use convert::{Summary, convert};
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
+pub use write::write_folder;

@@ -524,8 +524,8 @@ pub(crate) fn parts(path: &Path) -> Result<Option<Vec<PathBuf>>> {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let Some(suffix) = name.strip_prefix(stem).and_then(|s| s.strip_prefix(".part")) else { continue };
         let suffix = suffix.trim_start_matches(['-', '_', '.']);
-        // What is left of a part that a browser or a downloader is still fetching has a further extension.
-        if suffix.is_empty() || suffix.contains('.') {
+        // A part that a browser or a downloader is still fetching is `.part`, `.partial` or has a further extension.
+        if suffix.is_empty() || suffix == "ial" || suffix.contains('.') {
             continue;
         }
         let numbers = suffix.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();

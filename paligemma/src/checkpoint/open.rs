@@ -192,7 +192,11 @@ impl Checkpoint {
         let (tensors, config) = (|| {
             let config = match &file {
                 Some(file) => file.config.clone(),
-                None => recognise(&npz.members)?,
+                None => {
+                    let shapes: Vec<(&str, &[usize])> =
+                        npz.members.iter().map(|m| (m.key.as_str(), &m.shape[..])).collect();
+                    recognise(&shapes)?
+                }
             };
             Ok((match_npz(&config, &npz)?, config))
         })()

@@ -1,21 +1,20 @@
 //! The shape of a model from the tensors of a big_vision npz, which has no config.json.
 
-use super::npz::Member;
 use crate::{
     Error, Result,
     config::{Config, GemmaGeneration, TextConfig, VisionConfig},
 };
 
-/// What the shapes say; everything that shapes do not tell is as published.
+/// What the shapes of the tensors, by their keys without `params/`, say; everything that shapes do not tell is as published.
 ///
 /// # Errors
 /// `Kind::Model` naming a tensor that is missing or has the wrong number of dimensions.
-pub(crate) fn recognise(members: &[Member]) -> Result<Config> {
-    let shape = |key: &str| members.iter().find(|m| m.key == key).map(|m| &m.shape[..]);
+pub(crate) fn recognise(tensors: &[(&str, &[usize])]) -> Result<Config> {
+    let shape = |wanted: &str| tensors.iter().find(|(key, _)| *key == wanted).map(|(_, shape)| *shape);
     let missing = |key: &str, form: &str| {
         let found = shape(key).map_or("is missing".to_string(), |s| format!("has shape {s:?}"));
         let error = Error::model(format!("npz tensor {key:?} {found}")).expected(form.to_string());
-        if members.iter().any(|m| m.key.contains("encoderblock_0/")) {
+        if tensors.iter().any(|(key, _)| key.contains("encoderblock_0/")) {
             return error
                 .hint("the layers stand one by one; only stacked layers, as published, are supported");
         }

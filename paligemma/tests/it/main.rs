@@ -1,3 +1,5 @@
 //! The library's integration tests: one file a subject.
 mod generation;
 mod goldens;
+mod broken_files;
+mod checkpoint;

@@ -1,0 +1,251 @@
+//! Conversion between the two formats, or within one. Bytes are moved, never computed, unless a type is asked for.
+
+use super::{
+    names,
+    open::{Checkpoint, Format, sidecar},
+    recognise::recognise,
+    write::{Target, check_is_free, write_file, write_npz, write_safetensors},
+};
+use crate::{Error, Result, config::Config};
+use paligemma_tensor::DType;
+use serde_json::{Value, json};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What a conversion wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
+    /// Number of tensors, under our names.
+    pub num_tensors: usize,
+    /// Bytes of the tensors.
+    pub num_bytes: u64,
+    /// Rows of the embedding table from `<image>` on, which an npz does not have.
+    pub dropped_rows: usize,
+    /// Other files written beside or in it: tokenizer, settings, an npz's config.
+    pub files: Vec<PathBuf>,
+}
+
+/// Files of a folder that go with the weights, other than config.json.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+];
+/// Of these, what stands beside an npz. A processor's settings do not: an npz is read with the reference's
+/// preprocessing, and a folder made of one stays without, so that it answers the same.
+const TOKENIZER: [&str; 5] = [COMPANIONS[0], COMPANIONS[1], COMPANIONS[2], COMPANIONS[3], COMPANIONS[4]];
+/// What our tokenizer reads.
+const TOKENS: [&str; 2] = [COMPANIONS[0], COMPANIONS[1]];
+
+/// Writes `input` to `out`: a big_vision npz if `out` ends in `.npz`, else a Hugging Face folder. Tensors
+/// keep their types unless `dtype` is given. An npz has no embedding rows from `<image>` on; all else is
+/// carried over to the bit, and what the tensors of an npz cannot tell stands in `STEM.config.json` beside
+/// it. `progress` is told the bytes written and the bytes in all. One tensor is held in memory at a time.
+///
+/// # Errors
+/// `Kind::Usage` if `out` exists or layers of one stacked tensor differ in type; `Kind::Model` if the input
+/// turns out damaged; `Kind::Io` or `Kind::Resource` from writing. Nothing is then left under `out`.
+pub fn convert(
+    input: &Checkpoint,
+    out: &Path,
+    dtype: Option<DType>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary> {
+    check_is_free(out)?;
+    let is_npz = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    if is_npz { to_npz(input, out, dtype, progress) } else { to_folder(input, out, dtype, progress) }
+}
+
+/// Each tensor of `config` with the type that it shall have.
+fn targets(input: &Checkpoint, config: &Config, dtype: Option<DType>) -> Vec<Target> {
+    let dtype_of = |name: &str| dtype.or_else(|| input.dtype(name)).unwrap_or(DType::F32);
+    let named = names::tensors(config, names::is_fused(config)).into_iter();
+    named.map(|named| Target { dtype: dtype_of(&named.name), named }).collect()
+}
+
+fn num_bytes(targets: &[Target]) -> u64 {
+    targets.iter().map(|t| (t.named.len() * t.dtype.size()) as u64).sum()
+}
+
+fn to_folder(
+    input: &Checkpoint,
+    out: &Path,
+    dtype: Option<DType>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary> {
+    let targets = targets(input, input.config(), dtype);
+    let (num_tensors, total) = (targets.len(), num_bytes(&targets));
+    let uniform = dtype.or(match &input.dtypes()[..] {
+        [(dtype, ..)] => Some(*dtype),
+        _ => None,
+    });
+    let config = match (input.format(), input.json()) {
+        (Format::Safetensors, Some(json)) => carried_over(json, dtype),
+        _ => input.config().to_json(uniform),
+    };
+    let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
+    let mut files = Vec::new();
+    for name in names {
+        if let Some(bytes) = read_if_there(&input.folder().join(name))? {
+            files.push((name.to_string(), bytes));
+        }
+    }
+    let mut done = 0;
+    let mut wrote = |bytes| {
+        done += bytes;
+        progress(done, total);
+    };
+    let mut tensor = |target: &Target| input.tensor(&target.named.name);
+    write_safetensors(out, &config, targets, &files, &mut tensor, &mut wrote)?;
+    Ok(Summary {
+        path: out.to_path_buf(),
+        format: Format::Safetensors,
+        num_tensors,
+        num_bytes: total,
+        dropped_rows: 0,
+        files: files.into_iter().map(|(name, _)| out.join(name)).collect(),
+    })
+}
+
+/// A config.json with all its keys, true for the tensors that are written with it.
+fn carried_over(json: &Value, dtype: Option<DType>) -> Value {
+    let mut config = json.clone();
+    // The tied head and SigLIP's pooling head are not written.
+    if config.get("tie_word_embeddings") == Some(&json!(false)) {
+        config["tie_word_embeddings"] = json!(true);
+    }
+    if let Some(vision) = config.get_mut("vision_config").filter(|v| v.is_object()) {
+        vision["vision_use_head"] = json!(false);
+    }
+    if let Some(dtype) = dtype {
+        let name = json!(super::config_json::torch_name(dtype));
+        for section in ["", "/text_config", "/vision_config"] {
+            for key in ["torch_dtype", "dtype"] {
+                let found = config.pointer_mut(section).and_then(|s| s.get_mut(key)).filter(|v| !v.is_null());
+                if let Some(value) = found {
+                    *value = name.clone();
+                }
+            }
+        }
+    }
+    config
+}
+
+fn to_npz(
+    input: &Checkpoint,
+    out: &Path,
+    dtype: Option<DType>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary> {
+    let mut config = input.config().clone();
+    let rows = config.text.vocab_size.min(config.image_token_index);
+    if rows == 0 {
+        return Err(Error::model("image_token_index is 0, and an npz has no embedding rows from <image> on"));
+    }
+    let dropped_rows = config.text.vocab_size - rows;
+    config.text.vocab_size = rows;
+    let targets = targets(input, &config, dtype);
+    let mut of_key: Vec<&Target> = targets.iter().collect();
+    of_key.sort_by_key(|t| t.named.key);
+    for pair in of_key.windows(2) {
+        if pair[0].named.key == pair[1].named.key && pair[0].dtype != pair[1].dtype {
+            return Err(Error::usage(format!(
+                "{:?} is {} and {:?} is {}, and an npz stacks both in {:?}",
+                pair[0].named.name, pair[0].dtype, pair[1].named.name, pair[1].dtype, pair[0].named.key
+            ))
+            .hint("choose one type for all with --dtype"));
+        }
+    }
+    // The config goes beside the npz only if its tensors alone would be taken for another model.
+    let shapes: Vec<(&str, &[usize])> = targets.iter().map(|t| (t.named.key, &t.named.whole[..])).collect();
+    let is_told_by_shapes = recognise(&shapes).is_ok_and(|recognised| recognised == config);
+    let config_path = sidecar(out).ok_or_else(|| Error::usage("the npz needs a name in UTF-8"))?;
+    if config_path.exists() {
+        return Err(Error::usage(format!("{} exists already", config_path.display()))
+            .hint("it would be taken for the config of the new npz: remove it, or give another name"));
+    }
+    let tokens = tokens_to_copy(input.folder(), out)?;
+
+    let total = num_bytes(&targets);
+    let mut files = Vec::new();
+    let written = (|| {
+        if !is_told_by_shapes {
+            write_file(&config_path, |file| file.json(&config.to_json(dtype)))?;
+            files.push(config_path.clone());
+        }
+        for (path, bytes) in &tokens {
+            write_file(path, |file| file.bytes(bytes))?;
+            files.push(path.clone());
+        }
+        let mut done = 0;
+        let mut wrote = |bytes| {
+            done += bytes;
+            progress(done, total);
+        };
+        let mut tensor = |target: &Target| {
+            let tensor = input.tensor(&target.named.name)?;
+            let is_cut = tensor.shape()[0] > target.named.shape[0];
+            Ok(if is_cut { tensor.rows(0, target.named.shape[0]) } else { tensor })
+        };
+        write_npz(out, &targets, &mut tensor, &mut wrote)
+    })();
+    if let Err(e) = written {
+        // Without its npz a config or tokenizer beside it would only mislead.
+        for file in &files {
+            let _ = fs::remove_file(file);
+        }
+        return Err(e);
+    }
+    Ok(Summary {
+        path: out.to_path_buf(),
+        format: Format::Npz,
+        num_tensors: targets.len(),
+        num_bytes: total,
+        dropped_rows,
+        files,
+    })
+}
+
+/// The tokenizer files that shall go beside the npz and are not there yet.
+fn tokens_to_copy(from: &Path, npz: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let sources =
+        TOKENS.map(|name| read_if_there(&from.join(name)).map(|bytes| (npz.with_file_name(name), bytes)));
+    let sources: Vec<(PathBuf, Option<Vec<u8>>)> = sources.into_iter().collect::<Result<_>>()?;
+    let mut missing = Vec::new();
+    if sources.iter().all(|(_, bytes)| bytes.is_none()) {
+        return Ok(missing);
+    }
+    for (path, bytes) in sources {
+        match (read_if_there(&path)?, bytes) {
+            (None, Some(bytes)) => missing.push((path, bytes)),
+            (Some(there), bytes) if bytes.as_ref() != Some(&there) => {
+                return Err(Error::usage(format!(
+                    "{} is of another tokenizer than the checkpoint's",
+                    path.display()
+                ))
+                .hint("the npz would be read with it: write the npz to another folder"));
+            }
+            _ => {}
+        }
+    }
+    Ok(missing)
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(path, e)),
+    }
+}

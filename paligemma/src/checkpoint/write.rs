@@ -1,0 +1,411 @@
+//! Writing checkpoints. A file or folder appears under its name whole or not at all: it is written beside
+//! it as `NAME.unfinished`, synced, then renamed. Nothing that exists is overwritten.
+
+use super::names::{self, Named};
+use crate::{Error, Result, config::Config};
+use paligemma_tensor::{DType, Tensor};
+use serde_json::{Map, Value, json};
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+/// Hugging Face cuts larger checkpoints into shards of at most this many bytes.
+const SHARD_BYTES: u64 = 5_000_000_000;
+/// Tensors are cast this many elements at a time.
+const CAST_ELEMENTS: usize = 1 << 20;
+
+/// A tensor to be written and the type in which it shall stand.
+pub(crate) struct Target {
+    pub(crate) named: Named,
+    pub(crate) dtype: DType,
+}
+
+impl Target {
+    fn len(&self) -> u64 {
+        (self.named.len() * self.dtype.size()) as u64
+    }
+}
+
+/// Writes a Hugging Face folder: config.json, the tensors of `config` as `dtype`, and `files` beside them.
+/// `tensor` gives each tensor by its name and shape, in the order in which it is written; one is held at a time.
+///
+/// # Errors
+/// `Kind::Usage` if `folder` exists and is not empty; `Kind::Io` or `Kind::Resource` from writing; what
+/// `tensor` returns.
+pub fn write_folder(
+    config: &Config,
+    folder: &Path,
+    dtype: DType,
+    files: &[(&str, &[u8])],
+    tensor: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
+) -> Result<()> {
+    config.check()?;
+    let targets: Vec<Target> = names::tensors(config, names::is_fused(config))
+        .into_iter()
+        .map(|named| Target { named, dtype })
+        .collect();
+    let files: Vec<(String, Vec<u8>)> = files.iter().map(|(n, b)| (n.to_string(), b.to_vec())).collect();
+    let mut of_target = |target: &Target| tensor(&target.named.name, &target.named.shape);
+    write_safetensors(folder, &config.to_json(Some(dtype)), targets, &files, &mut of_target, &mut |_| ())
+}
+
+/// Writes a Hugging Face folder. `wrote` is told how many bytes of tensors were written since its last call.
+pub(crate) fn write_safetensors(
+    folder: &Path,
+    config: &Value,
+    mut targets: Vec<Target>,
+    files: &[(String, Vec<u8>)],
+    tensor: &mut dyn FnMut(&Target) -> Result<Tensor>,
+    wrote: &mut dyn FnMut(u64),
+) -> Result<()> {
+    // Wide elements first, as the safetensors crate does: every tensor is then aligned for its type.
+    targets.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
+    let shards = shards(targets);
+    let staged = StagedFolder::create(folder, files)?;
+    let (mut weight_map, mut total) = (Map::new(), 0);
+    for (i, shard) in shards.iter().enumerate() {
+        let file = match shards.len() {
+            1 => "model.safetensors".to_string(),
+            n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
+        };
+        for target in shard {
+            weight_map.insert(names::hugging_face(&target.named.name), json!(file));
+            total += target.len();
+        }
+        staged.write(&file, |out| {
+            out.bytes(&header(shard))?;
+            for target in shard {
+                out.tensor(&tensor(target)?, target, wrote)?;
+            }
+            Ok(())
+        })?;
+    }
+    if shards.len() > 1 {
+        let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+        staged.write("model.safetensors.index.json", |out| out.json(&index))?;
+    }
+    for (name, bytes) in files {
+        staged.write(name, |out| out.bytes(bytes))?;
+    }
+    staged.write("config.json", |out| out.json(config))?;
+    staged.finish()
+}
+
+fn shards(targets: Vec<Target>) -> Vec<Vec<Target>> {
+    let mut shards: Vec<Vec<Target>> = Vec::new();
+    let mut room = 0;
+    for target in targets {
+        match shards.last_mut().filter(|_| target.len() <= room) {
+            Some(shard) => {
+                room -= target.len();
+                shard.push(target);
+            }
+            None => {
+                room = SHARD_BYTES.saturating_sub(target.len());
+                shards.push(vec![target]);
+            }
+        }
+    }
+    shards
+}
+
+/// The header of a safetensors file, padded so that the data behind it is aligned.
+fn header(shard: &[Target]) -> Vec<u8> {
+    let mut all = Map::new();
+    all.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut at = 0;
+    for target in shard {
+        let dtype = target.dtype.name().to_uppercase();
+        let end = at + target.len();
+        let info = json!({ "dtype": dtype, "shape": target.named.shape, "data_offsets": [at, end] });
+        all.insert(names::hugging_face(&target.named.name), info);
+        at = end;
+    }
+    let mut text = Value::Object(all).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    [&(text.len() as u64).to_le_bytes()[..], &text].concat()
+}
+
+/// Writes an npz as big_vision has it: `params/` keys, layers stacked, members stored. All targets of one
+/// key have one type.
+pub(crate) fn write_npz(
+    path: &Path,
+    targets: &[Target],
+    tensor: &mut dyn FnMut(&Target) -> Result<Tensor>,
+    wrote: &mut dyn FnMut(u64),
+) -> Result<()> {
+    // The slices of a key in their order: they stand behind each other in the stacked tensor.
+    let mut sorted: Vec<&Target> = targets.iter().collect();
+    sorted.sort_by_key(|t| (t.named.key, t.named.slice));
+    write_file(path, |out| {
+        let place = out.path.to_path_buf();
+        let broken = |e: zip::result::ZipError| Error::io(&place, io::Error::from(e));
+        let mut zip = zip::ZipWriter::new(out.file.try_clone().map_err(|e| Error::io(&place, e))?);
+        for slices in sorted.chunk_by(|a, b| a.named.key == b.named.key) {
+            let (whole, dtype) = (&slices[0].named.whole, slices[0].dtype);
+            let header = npy_header(dtype, whole);
+            let size = header.len() as u64 + slices.iter().map(|t| t.len()).sum::<u64>();
+            let options = zip::write::SimpleFileOptions::default()
+                .compression_method(zip::CompressionMethod::Stored)
+                .large_file(size >= u64::from(u32::MAX))
+                // The data is read in place from a file map, and npy headers are multiples of 64 too.
+                .with_alignment(64);
+            zip.start_file(format!("params/{}.npy", slices[0].named.key), options).map_err(broken)?;
+            let mut member = Out { file: BufWriter::with_capacity(1 << 20, &mut zip), path: &place };
+            member.bytes(&header)?;
+            for target in slices {
+                let ours = tensor(target)?;
+                let theirs =
+                    if target.named.is_in_place() { ours } else { to_big_vision(&ours, &target.named) };
+                member.tensor(&theirs, target, wrote)?;
+            }
+            member.file.flush().map_err(|e| Error::io(&place, e))?;
+        }
+        zip.finish().map_err(broken)?.flush().map_err(|e| Error::io(&place, e))
+    })
+}
+
+/// A tensor of ours in the layout of its slice in big_vision's: the reverse of what reading does.
+fn to_big_vision(ours: &Tensor, named: &Named) -> Tensor {
+    let apart: Vec<usize> = named.order.iter().map(|&axis| named.slice_shape[axis]).collect();
+    let mut back = vec![0; apart.len()];
+    for (to, &from) in named.order.iter().enumerate() {
+        back[from] = to;
+    }
+    ours.reshape(&apart).permute(&back)
+}
+
+/// The bytes before an npy array's data, as numpy writes them (bfloat16 as ml_dtypes makes it).
+fn npy_header(dtype: DType, shape: &[usize]) -> Vec<u8> {
+    let descr = match dtype {
+        DType::F32 => "<f4",
+        DType::F16 => "<f2",
+        DType::BF16 => "<V2",
+    };
+    let shape = match shape {
+        [one] => format!("({one},)"),
+        many => format!("({})", many.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")),
+    };
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
+    let padded = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text.push_str(&" ".repeat(padded - text.len() - 1));
+    text.push('\n');
+    // Eight dimensions below a million fit in two bytes of length many times over.
+    [b"\x93NUMPY\x01\x00", &(padded as u16).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+/// A file being written, and its name for errors.
+pub(crate) struct Out<'a, W> {
+    file: W,
+    path: &'a Path,
+}
+
+impl<W: Write> Out<'_, W> {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io(self.path, e))
+    }
+
+    pub(crate) fn json(&mut self, value: &Value) -> Result<()> {
+        self.bytes(format!("{value:#}\n").as_bytes())
+    }
+
+    fn tensor(&mut self, tensor: &Tensor, target: &Target, wrote: &mut dyn FnMut(u64)) -> Result<()> {
+        let flat = tensor.reshape(&[tensor.len()]);
+        for from in (0..flat.len()).step_by(CAST_ELEMENTS) {
+            let part = flat.rows(from, flat.len().min(from + CAST_ELEMENTS));
+            let cast = part.cast(target.dtype);
+            if target.dtype == DType::F16 && part.dtype() != DType::F16 {
+                check_range(&part, &cast, &target.named.name)?;
+            }
+            self.bytes(cast.bytes())?;
+            wrote(cast.bytes().len() as u64);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses finite numbers that f16 would turn into infinity.
+fn check_range(wide: &Tensor, narrow: &Tensor, name: &str) -> Result<()> {
+    for (x, y) in wide.to_f32_vec().into_iter().zip(narrow.as_f16()) {
+        if x.is_finite() && y.is_infinite() {
+            return Err(Error::usage(format!("tensor {name:?} holds {x}, which f16 cannot"))
+                .expected("numbers up to 65504")
+                .hint("use bf16 instead"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a new file whole or not at all.
+pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut Out<'_, &File>) -> Result<()>) -> Result<()> {
+    check_is_free(path)?;
+    create_parent(path)?;
+    let unfinished = Unfinished::lock(unfinished(path), path)?;
+    fill(&mut Out { file: &unfinished.file, path: &unfinished.path })?;
+    unfinished.file.sync_all().map_err(|e| Error::io(&unfinished.path, e))?;
+    unfinished.rename(path)
+}
+
+/// `out` does not exist, or is an empty folder.
+///
+/// # Errors
+/// `Kind::Usage` otherwise.
+pub(crate) fn check_is_free(out: &Path) -> Result<()> {
+    let is_free = match out.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+        Err(e) => return Err(Error::io(out, e)),
+        Ok(data) => data.is_dir() && out.read_dir().is_ok_and(|mut entries| entries.next().is_none()),
+    };
+    if is_free {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{} exists already", out.display()))
+        .hint("nothing is overwritten: give a new name, or remove it first"))
+}
+
+fn create_parent(path: &Path) -> Result<()> {
+    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => fs::create_dir_all(parent).map_err(|e| Error::io(parent, e)),
+        None => Ok(()),
+    }
+}
+
+fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".unfinished");
+    path.with_file_name(name)
+}
+
+/// Makes a rename in the folder of `path` last through a power cut, where the system can.
+fn sync_parent(path: &Path) {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Not every system opens folders; the rename itself is done, so there is nothing to report.
+    let _ = File::open(parent).and_then(|folder| folder.sync_all());
+}
+
+/// A locked temporary file that is removed unless it is renamed. A killed run leaves it, unlocked, and the
+/// next run to the same name begins it anew.
+struct Unfinished {
+    path: PathBuf,
+    file: File,
+    is_done: bool,
+}
+
+impl Unfinished {
+    fn lock(path: PathBuf, of: &Path) -> Result<Unfinished> {
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.map_err(|e| Error::io(&path, e))?;
+        match file.try_lock() {
+            // Some network file systems have no locks; two runs to one name at once are then the user's care.
+            Ok(()) | Err(fs::TryLockError::Error(_)) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::usage(format!("another run is writing {}", of.display()))
+                    .hint("wait for it, or give another name"));
+            }
+        }
+        file.set_len(0).map_err(|e| Error::io(&path, e))?;
+        Ok(Unfinished { path, file, is_done: false })
+    }
+
+    fn rename(mut self, to: &Path) -> Result<()> {
+        check_is_free(to)?;
+        fs::rename(&self.path, to).map_err(|e| Error::io(to, e))?;
+        self.is_done = true;
+        sync_parent(to);
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.is_done {
+            // The error that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A folder being written beside its name, and removed unless it is finished. Its config.json is the lock.
+struct StagedFolder {
+    target: PathBuf,
+    temporary: PathBuf,
+    config: Option<Unfinished>,
+}
+
+impl StagedFolder {
+    fn create(target: &Path, files: &[(String, Vec<u8>)]) -> Result<StagedFolder> {
+        check_is_free(target)?;
+        let temporary = unfinished(target);
+        fs::create_dir_all(&temporary).map_err(|e| Error::io(&temporary, e))?;
+        // What a killed run left is written anew; what is not ours is not touched.
+        for entry in temporary.read_dir().map_err(|e| Error::io(&temporary, e))? {
+            let name = entry.map_err(|e| Error::io(&temporary, e))?.file_name();
+            let name = name.to_string_lossy();
+            let is_ours =
+                name.starts_with("model") || name == "config.json" || files.iter().any(|(n, _)| *n == name);
+            if !is_ours {
+                return Err(Error::usage(format!("{} is in the way", temporary.join(&*name).display()))
+                    .hint("remove that folder, or give another name"));
+            }
+        }
+        let config = Unfinished::lock(temporary.join("config.json"), target)?;
+        for entry in temporary.read_dir().map_err(|e| Error::io(&temporary, e))? {
+            let path = entry.map_err(|e| Error::io(&temporary, e))?.path();
+            if path != config.path {
+                fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+            }
+        }
+        Ok(StagedFolder { target: target.to_path_buf(), temporary, config: Some(config) })
+    }
+
+    fn write(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&mut Out<'_, BufWriter<&File>>) -> Result<()>,
+    ) -> Result<()> {
+        let path = self.temporary.join(name);
+        let failed = |e| Error::io(&path, e);
+        let created;
+        let file = match &self.config {
+            Some(config) if config.path == path => &config.file,
+            _ => {
+                created = File::create_new(&path).map_err(failed)?;
+                &created
+            }
+        };
+        let mut out = Out { file: BufWriter::with_capacity(1 << 20, file), path: &path };
+        fill(&mut out)?;
+        out.file.flush().map_err(failed)?;
+        file.sync_all().map_err(failed)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        check_is_free(&self.target)?;
+        sync_parent(&self.temporary.join("config.json"));
+        fs::rename(&self.temporary, &self.target).map_err(|e| Error::io(&self.target, e))?;
+        if let Some(config) = &mut self.config {
+            config.is_done = true;
+        }
+        self.config = None;
+        sync_parent(&self.target);
+        Ok(())
+    }
+}
+
+impl Drop for StagedFolder {
+    fn drop(&mut self) {
+        // Only files of ours are in it; the lock goes last.
+        if let Some(config) = self.config.take() {
+            for entry in self.temporary.read_dir().into_iter().flatten().flatten() {
+                if entry.path() != config.path {
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+            drop(config);
+            let _ = fs::remove_dir(&self.temporary);
+        }
+    }
+}
