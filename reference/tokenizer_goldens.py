@@ -244,7 +244,8 @@ def main():
     kinds = pb.ModelProto.SentencePiece
     rng = random.Random(1)
     long = [p for p in bare.pieces if p.type == kinds.NORMAL and len(p.piece) > 1]
-    for p in rng.sample(long, 60):
+    single = [p for p in bare.pieces if p.type == kinds.NORMAL and len(p.piece) == 1]
+    for p in rng.sample(long, 60) + rng.sample(single, 12):
         p.type = kinds.UNUSED
     for p in rng.sample(long, 120):
         p.score = -100.0

@@ -237,10 +237,12 @@ impl HuggingFace {
 
     /// Ids to text; special and unknown ids become nothing.
     pub(super) fn decode(&self, ids: impl IntoIterator<Item = u32>) -> String {
+        let added = self.inner.get_added_vocabulary();
         let tokens: Vec<String> = ids
             .into_iter()
             .filter(|id| !self.dropped.contains(id))
-            .filter_map(|id| self.piece(id).map(str::to_owned))
+            // An added token that is matched in normalised text is also decoded from it.
+            .filter_map(|id| added.simple_id_to_token(id).or_else(|| self.piece(id).map(str::to_owned)))
             .collect();
         match self.inner.get_decoder() {
             // The decoders that are let through cannot fail.

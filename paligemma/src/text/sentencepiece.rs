@@ -208,7 +208,10 @@ impl SentencePiece {
         let mut ids = Vec::new();
         let mut after_unknown = false;
         for piece in self.merge(&text) {
-            match self.mergeable.get(piece) {
+            // An unused piece that no merge has made cannot fall apart, and is as good as none.
+            let known =
+                self.mergeable.get(piece).filter(|&&id| self.pieces[id as usize].kind != Type::Unused);
+            match known {
                 Some(&id) => {
                     ids.push(id);
                     after_unknown = false;

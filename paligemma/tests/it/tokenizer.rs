@@ -232,6 +232,26 @@ fn a_control_token_that_merges_could_spell_stays_plain_text() {
 }
 
 #[test]
+fn an_added_token_found_in_normalised_text_is_decoded_from_it() {
+    let file = edited(|file| {
+        let id = file["model"]["vocab"].as_object().unwrap().len();
+        let token = json!({
+            "id": id, "content": "<x>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": true, "special": false,
+        });
+        file["added_tokens"].as_array_mut().unwrap().push(token);
+        file["normalizer"] = json!({"type": "Prepend", "prepend": "▁"});
+    });
+    let t = Tokenizer::from_json_bytes(&file).unwrap();
+    let ids = t.encode("<x>a").unwrap();
+    // As the Python package has it, though it looks odd.
+    assert_eq!(
+        (t.pieces(&ids), t.decode(&ids)),
+        (vec!["<x>".to_owned(), "a".to_owned()], " <x>a".to_owned())
+    );
+}
+
+#[test]
 fn the_stream_never_shows_half_a_character() {
     for name in TOKENIZERS.iter().filter(|n| **n != "table.model") {
         let t = tokenizer(name);
