@@ -3,3 +3,5 @@ mod generation;
 mod goldens;
 mod broken_files;
 mod checkpoint;
+
+mod tokenizer;
