@@ -1,1 +1,4 @@
 //! Checkpoints: names, safetensors, npz, the hub.
+
+pub mod hub;
+pub mod locate;

@@ -1,1 +1,3 @@
 //! The library's integration tests: one file a subject.
+
+mod hub;
