@@ -10,6 +10,7 @@ pub mod error;
 pub mod generate;
 pub mod image;
 pub mod model;
+pub mod session;
 pub mod text;
 pub mod verify;
 

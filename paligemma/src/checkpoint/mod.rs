@@ -15,3 +15,5 @@ pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
 pub use write::write_folder;
+pub mod hub;
+pub mod locate;
