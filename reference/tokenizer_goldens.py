@@ -11,8 +11,8 @@ prompts.json       twelve prompts through transformers' PaliGemmaProcessor, with
 
 gemma.model        as Gemma's: BPE, identity, byte fallback, digits split, runs of spaces and newlines,
                    <loc> and <seg>
-bare.model         the same without <loc> and <seg>, which are appended as big_vision does; in between it
-                   also has pieces marked unused and pieces of equal score
+bare.model         the same without <loc> and <seg>, which are appended as big_vision does; some of its
+                   pieces are marked unused, some have equal scores, some hold a user-defined symbol
 table.model        dummy prefix, extra spaces removed, a normalisation table, no byte fallback
 gemma.json         gemma.model as a tokenizer.json of transformers' GemmaTokenizer, with <image>
 trained.json       trained by `tokenizers`; <loc> and <seg> are ordinary pieces that no merge reaches
@@ -249,6 +249,9 @@ def main():
         p.type = kinds.UNUSED
     for p in rng.sample(long, 120):
         p.score = -100.0
+    # Pieces that would be merged if a user-defined symbol were one more piece.
+    for p, text in zip(long[-3:], ["abc", "cab", "\u2581\u2581\u2581"]):
+        p.piece, p.score, p.type = text, 0.0, kinds.NORMAL
     write("bare.model", bare.SerializeToString())
 
     with tempfile.TemporaryDirectory() as folder:

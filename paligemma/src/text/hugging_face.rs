@@ -22,6 +22,9 @@ const MAX_JSON_BYTES: usize = 128 << 20;
 /// Gemma has 580,604 merges.
 const MAX_MERGES: usize = 4 << 20;
 
+/// Gemma's normalizer makes three bytes of one.
+const MAX_GROWTH: usize = 256;
+
 const NORMALIZERS: &[&str] =
     &["Sequence", "Replace", "Prepend", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip"];
 const PRE_TOKENIZERS: &[&str] = &[
@@ -91,7 +94,8 @@ struct Peek {
 
 #[derive(Deserialize)]
 struct PeekModel {
-    r#type: String,
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 impl HuggingFace {
@@ -105,13 +109,11 @@ impl HuggingFace {
                 .expected(format!("at most {} MiB", MAX_JSON_BYTES >> 20)));
         }
         // The kind comes first: another kind would otherwise be reported as a wrong type somewhere inside.
-        if let Ok(Peek { model: PeekModel { r#type } }) = serde_json::from_slice(bytes) {
-            if r#type != "BPE" {
-                return Err(Error::model(format!(
-                    "tokenizer.json is of type {type}, which is not supported"
-                ))
+        if let Ok(Peek { model: PeekModel { kind } }) = serde_json::from_slice(bytes)
+            && kind != "BPE"
+        {
+            return Err(Error::model(format!("tokenizer.json is of type {kind}, which is not supported"))
                 .expected("type BPE, as all Gemma tokenizers are"));
-            }
         }
         let file: File = serde_json::from_slice(bytes).map_err(|e| {
             Error::model(format!("tokenizer.json cannot be read: {e}"))
@@ -183,6 +185,7 @@ impl HuggingFace {
         let bpe = build_bpe(file.model, &ids, &control)?;
         let mut inner = tokenizers::Tokenizer::new(bpe);
         if let Some(part) = checked("normalizer", file.normalizer, NORMALIZERS)? {
+            check_growth("normalizer", &part)?;
             let part: NormalizerWrapper = parse("normalizer", part)?;
             inner.with_normalizer(Some(part)).map_err(|e| broken("normalizer", e))?;
         }
@@ -192,6 +195,7 @@ impl HuggingFace {
         }
         if let Some(part) = checked("decoder", file.decoder, DECODERS)? {
             check_decoder(&part)?;
+            check_growth("decoder", &part)?;
             let part: DecoderWrapper = parse("decoder", part)?;
             inner.with_decoder(Some(part));
         }
@@ -387,6 +391,25 @@ fn checked(part: &str, value: Option<Value>, supported: &[&str]) -> Result<Optio
         }
     }
     Ok(Some(value))
+}
+
+/// Refuses parts that could blow a short text up beyond all memory.
+fn check_growth(part: &str, value: &Value) -> Result<()> {
+    fn growth(value: &Value) -> usize {
+        let len = |key: &str| value.get(key).and_then(Value::as_str).map_or(0, str::len);
+        // A regular expression may match between all bytes, and a prefix stand before each of them.
+        let own = len("prepend") + len("content") + usize::from(value.pointer("/pattern/String").is_none());
+        let inside =
+            ["normalizers", "decoders"].iter().filter_map(|key| value.get(key)?.as_array()).flatten();
+        inside.map(growth).fold(own.max(1), usize::saturating_mul)
+    }
+    match growth(value) {
+        0..=MAX_GROWTH => Ok(()),
+        times => {
+            Err(Error::model(format!("the {part} of tokenizer.json can make text {times} times longer"))
+                .expected(format!("at most {MAX_GROWTH} times")))
+        }
+    }
 }
 
 fn check_decoder(value: &Value) -> Result<()> {

@@ -7,9 +7,9 @@
 //! files turned into one differ on runs of spaces and newlines.
 //! Reference: google/sentencepiece src/{bpe_model,normalizer,model_interface,sentencepiece_processor}.cc.
 
-use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
+use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
 use sentencepiece_model::{ModelType, NormalizerSpec, SentencePieceModel, Type};
 
@@ -20,6 +20,8 @@ use crate::{Error, Result};
 const MAX_MODEL_BYTES: usize = 64 << 20;
 /// User-defined symbols are compiled into an automaton of about twenty bytes for each of theirs.
 const MAX_SYMBOL_BYTES: usize = 4 << 20;
+/// The longest replacement in Unicode's own tables makes eleven bytes of one.
+const MAX_GROWTH: usize = 256;
 /// How SentencePiece writes a space inside a piece.
 const SPACE: &str = "▁";
 /// What the reference lets a malformed byte become.
@@ -30,7 +32,7 @@ const REPLACEMENT: char = '\u{FFFD}';
 pub(super) struct SentencePiece {
     pieces: Vec<Piece>,
     /// Pieces that text can become: normal, user-defined and unused ones.
-    mergeable: HashMap<String, u32>,
+    mergeable: AHashMap<String, u32>,
     /// Length in bytes of the longest of them.
     longest: usize,
     has_unused: bool,
@@ -104,7 +106,7 @@ impl SentencePiece {
         spec: &NormalizerSpec,
     ) -> Result<Self> {
         let mut seen = HashSet::with_capacity(pieces.len());
-        let mut mergeable = HashMap::with_capacity(pieces.len());
+        let mut mergeable = AHashMap::with_capacity(pieces.len());
         let mut symbols: Vec<&str> = Vec::new();
         let mut byte_ids = [None; 256];
         let mut unk = None;
@@ -202,9 +204,14 @@ impl SentencePiece {
     /// Text to ids. Time grows as n log n with the length of the text.
     ///
     /// # Errors
-    /// A normalisation table in the file that points outside itself.
+    /// A text of 4 GiB; a normalisation table in the file that points outside itself.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let text = self.normalizer.normalize(text, self.symbols.as_ref())?;
+        if text.len() >= NONE as usize {
+            return Err(
+                Error::input(format!("the text has {} bytes", text.len())).expected("less than 4 GiB")
+            );
+        }
         let mut ids = Vec::new();
         let mut after_unknown = false;
         for piece in self.merge(&text) {
@@ -233,57 +240,60 @@ impl SentencePiece {
     /// Splits normalised text into pieces: characters and user-defined symbols, merged best score first.
     fn merge<'t>(&self, text: &'t str) -> Vec<&'t str> {
         let mut parts: Vec<Part> = Vec::with_capacity(text.len());
-        let mut at = 0;
+        let (mut at, mut after_symbol) = (0, true);
         while at < text.len() {
             let symbol = self.symbols.as_ref().and_then(|s| longest_at(s, text, at));
             let end = symbol.unwrap_or_else(|| at + char_len(text, at));
-            let index = parts.len();
-            parts.push(Part {
-                start: at,
-                end,
-                prev: index.checked_sub(1),
-                next: (end < text.len()).then_some(index + 1),
-                frozen: symbol.is_some(),
-            });
+            let index = parts.len() as u32;
+            // Links that merging may follow: none leads to or from a symbol.
+            let prev = if after_symbol || symbol.is_some() { NONE } else { index - 1 };
+            if prev != NONE {
+                parts[prev as usize].next = index;
+            }
+            parts.push(Part { start: at as u32, end: end as u32, prev, next: NONE });
+            after_symbol = symbol.is_some();
             at = end;
         }
+        let of = |part: Part| &text[part.start as usize..part.end as usize];
         let mut splits: HashMap<&str, (&str, &str)> = HashMap::new();
-        let mut agenda = BinaryHeap::new();
-        let mut consider = |parts: &[Part], left: usize, right: usize, agenda: &mut BinaryHeap<Merge>| {
-            let (l, r) = (&parts[left], &parts[right]);
+        let mut agenda: BinaryHeap<Merge> = BinaryHeap::new();
+        let mut consider = |parts: &[Part], left: u32, right: u32, agenda: &mut BinaryHeap<Merge>| {
+            let (l, r) = (parts[left as usize], parts[right as usize]);
             let size = r.end - l.start;
-            if l.frozen || r.frozen || size > self.longest {
+            if size as usize > self.longest {
                 return;
             }
-            let Some(&id) = self.mergeable.get(&text[l.start..r.end]) else { return };
+            let whole = of(Part { end: r.end, ..l });
+            let Some(&id) = self.mergeable.get(whole) else { return };
             let piece = &self.pieces[id as usize];
-            agenda.push(Merge { score: piece.score, left, right, size });
+            agenda.push(Merge { urgency: urgency(piece.score, left), right, size });
             if piece.kind == Type::Unused {
-                splits.insert(&text[l.start..r.end], (&text[l.start..l.end], &text[r.start..r.end]));
+                splits.insert(whole, (of(l), of(r)));
             }
         };
-        for right in 1..parts.len() {
-            consider(&parts, right - 1, right, &mut agenda);
+        for (left, part) in (0u32..).zip(&parts) {
+            if part.next != NONE {
+                consider(&parts, left, part.next, &mut agenda);
+            }
         }
-        while let Some(Merge { left, right, size, .. }) = agenda.pop() {
+        while let Some(Merge { urgency, right, size }) = agenda.pop() {
+            let left = !(urgency as u32);
+            let (l, r) = (parts[left as usize], parts[right as usize]);
             // An entry is stale once either side has been merged otherwise.
-            let (l, r) = (&parts[left], &parts[right]);
             if l.is_gone() || r.is_gone() || l.len() + r.len() != size {
                 continue;
             }
-            let (end, next) = (r.end, r.next);
-            parts[left].end = end;
-            parts[left].next = next;
-            parts[right].end = parts[right].start;
-            if let Some(next) = next {
-                parts[next].prev = Some(left);
-                consider(&parts, left, next, &mut agenda);
+            parts[left as usize] = Part { end: r.end, next: r.next, ..l };
+            parts[right as usize].end = r.start;
+            if r.next != NONE {
+                parts[r.next as usize].prev = left;
+                consider(&parts, left, r.next, &mut agenda);
             }
-            if let Some(prev) = parts[left].prev {
-                consider(&parts, prev, left, &mut agenda);
+            if l.prev != NONE {
+                consider(&parts, l.prev, left, &mut agenda);
             }
         }
-        let whole = parts.iter().filter(|p| !p.is_gone()).map(|p| &text[p.start..p.end]);
+        let whole = parts.iter().filter(|p| !p.is_gone()).map(|p| of(*p));
         if self.has_unused { self.take_unused_apart(whole, &splits) } else { whole.collect() }
     }
 
@@ -337,12 +347,13 @@ impl SentencePiece {
             _ => {
                 let n = &self.normalizer;
                 let mut text = piece.text.as_str();
-                if state.at_start && (n.add_dummy_prefix || n.remove_extra_whitespaces) {
-                    if let Some(rest) = text.strip_prefix(SPACE) {
-                        text = rest;
-                        // Where extra spaces are removed, all that lead are eaten, not only the first.
-                        state.start_space_eaten = !n.remove_extra_whitespaces;
-                    }
+                if state.at_start
+                    && (n.add_dummy_prefix || n.remove_extra_whitespaces)
+                    && let Some(rest) = text.strip_prefix(SPACE)
+                {
+                    text = rest;
+                    // Where extra spaces are removed, all that lead are eaten, not only the first.
+                    state.start_space_eaten = !n.remove_extra_whitespaces;
                 }
                 out.push_str(&text.replace(SPACE, " "));
             }
@@ -392,45 +403,41 @@ impl Decoder {
     }
 }
 
-#[derive(Debug)]
+/// No neighbour to merge with.
+const NONE: u32 = u32::MAX;
+
+/// A stretch of the text that is one piece for now; small, because there is one for each character.
+#[derive(Debug, Clone, Copy)]
 struct Part {
-    start: usize,
-    end: usize,
-    prev: Option<usize>,
-    next: Option<usize>,
-    frozen: bool,
+    start: u32,
+    end: u32,
+    prev: u32,
+    next: u32,
 }
 
 impl Part {
-    fn len(&self) -> usize {
+    fn len(self) -> u32 {
         self.end - self.start
     }
-    fn is_gone(&self) -> bool {
+    fn is_gone(self) -> bool {
         self.end == self.start
     }
 }
 
-#[derive(Debug, PartialEq)]
+/// Two neighbours that would make a piece, the most urgent first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Merge {
-    score: f32,
-    left: usize,
-    right: usize,
-    size: usize,
+    urgency: u64,
+    right: u32,
+    size: u32,
 }
 
-impl Eq for Merge {}
-
-impl Ord for Merge {
-    /// The best score first, among equals the leftmost.
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
-    }
-}
-
-impl PartialOrd for Merge {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
+/// The best score is the most urgent, among equals the leftmost.
+fn urgency(score: f32, left: u32) -> u64 {
+    let bits = score.to_bits();
+    // As unsigned numbers, the bits of floats are in order once the negative ones are turned round.
+    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(ordered) << 32 | u64::from(!left)
 }
 
 /// As the reference appends them (big_vision/pp/ops_text.py, `_add_pieces`): a name that is there becomes
@@ -513,6 +520,10 @@ impl Normalizer {
             for c in part.chars() {
                 if c == ' ' { out.push_str(space) } else { out.push(c) }
             }
+            if out.len() > MAX_GROWTH * text.len() {
+                return Err(Error::model("the normalisation table blows the text up")
+                    .expected(format!("at most {MAX_GROWTH} times its length")));
+            }
             if !part.is_empty() {
                 after_space = self.remove_extra_whitespaces && part.ends_with(' ');
             }
@@ -535,14 +546,14 @@ impl Normalizer {
         if let Some(end) = symbols.and_then(|s| longest_at(s, text, at)) {
             return Ok((&text[at..end], end));
         }
-        if let Some(table) = &self.table {
-            if let Some((part, len)) = table.longest(&text.as_bytes()[at..])? {
-                // A rule that ends inside a character would leave malformed text behind.
-                if text.is_char_boundary(at + len) {
-                    return Ok((part, at + len));
-                }
-                return Err(broken_table());
+        if let Some(table) = &self.table
+            && let Some((part, len)) = table.longest(&text.as_bytes()[at..])?
+        {
+            // A rule that ends inside a character would leave malformed text behind.
+            if text.is_char_boundary(at + len) {
+                return Ok((part, at + len));
             }
+            return Err(broken_table());
         }
         let end = at + char_len(text, at);
         Ok((&text[at..end], end))
@@ -565,7 +576,7 @@ impl CharsMap {
         };
         let (head, rest) = blob.split_first_chunk::<4>().ok_or_else(|| broken("has no length"))?;
         let size = u32::from_le_bytes(*head) as usize;
-        if size > rest.len() || size % 4 != 0 {
+        if size > rest.len() || !size.is_multiple_of(4) {
             return Err(broken("is shorter than it says"));
         }
         let (trie, texts) = rest.split_at(size);
