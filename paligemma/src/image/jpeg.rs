@@ -12,6 +12,7 @@
 //! The picture is made in bands of one row of blocks, so that memory beyond the output is small,
 //! except for progressive files, whose coefficients must be kept (2 bytes a sample).
 
+use super::decode::{Picture, Upright, orientation, too_much_memory};
 use crate::{Error, Result};
 
 /// Side of a block.
@@ -25,16 +26,6 @@ const MAX_SCANS: usize = 100;
 pub(super) struct Header {
     pub(super) width: usize,
     pub(super) height: usize,
-}
-
-/// A decoded JPEG, not yet turned upright.
-pub(super) struct Decoded {
-    /// [height, width, 3].
-    pub(super) rgb: Vec<u8>,
-    /// The TIFF structure of the EXIF segments, empty if there is none.
-    pub(super) exif: Vec<u8>,
-    /// The XMP packet, empty if there is none.
-    pub(super) xmp: Vec<u8>,
 }
 
 /// Reads the segments up to the frame header; decodes nothing.
@@ -52,11 +43,10 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header> {
     }
 }
 
-/// Decodes the whole file, holding at most `memory` bytes. The caller has checked the size by [`header`].
-pub(super) fn decode(bytes: &[u8], memory: u64) -> Result<Decoded> {
-    let mut decoder = Decoder::new(bytes);
-    let rgb = decoder.run(memory)?;
-    Ok(Decoded { rgb, exif: decoder.exif, xmp: decoder.xmp })
+/// Decodes the whole file, holding at most `memory` bytes, and turns it upright as its EXIF or XMP segment says.
+/// The caller has checked the size by [`header`].
+pub(super) fn decode(bytes: &[u8], memory: u64) -> Result<Picture> {
+    Decoder::new(bytes).run(memory)
 }
 
 fn broken(what: impl std::fmt::Display) -> Error {
@@ -160,7 +150,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn run(&mut self, memory: u64) -> Result<Vec<u8>> {
+    fn run(&mut self, memory: u64) -> Result<Picture> {
         // The coefficients of each component, once a scan has come that is not the only one.
         let mut kept: Vec<Vec<Block>> = Vec::new();
         let mut seen = Vec::new();
@@ -193,7 +183,7 @@ impl<'a> Decoder<'a> {
                 let blocks: u64 = frame.components.iter().map(|c| (c.across * c.down) as u64).sum();
                 let needed = blocks * size_of::<Block>() as u64 + (frame.width * frame.height * 3) as u64;
                 if needed > memory {
-                    return Err(super::decode::too_much_memory(frame.width, frame.height, needed));
+                    return Err(too_much_memory(frame.width, frame.height, needed));
                 }
                 kept = frame.components.iter().map(|c| vec![[0; 64]; c.across * c.down]).collect();
                 seen = vec![false; frame.components.len()];
@@ -210,7 +200,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Decodes band by band from the entropy-coded data.
-    fn paint_as_decoded(&self, frame: &Frame, scan: &Scan) -> Result<Vec<u8>> {
+    fn paint_as_decoded(&self, frame: &Frame, scan: &Scan) -> Result<Picture> {
         let mut entropy = Entropy::new(self, scan)?;
         let single = frame.components.len() == 1;
         let mut unit = 0;
@@ -253,7 +243,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Paints from coefficients that several scans have filled.
-    fn paint_kept(&self, kept: &[Vec<Block>], seen: &[bool]) -> Result<Vec<u8>> {
+    fn paint_kept(&self, kept: &[Vec<Block>], seen: &[bool]) -> Result<Picture> {
         let frame = self.frame.as_ref().ok_or_else(truncated)?;
         if seen.contains(&false) {
             return Err(truncated());
@@ -273,9 +263,12 @@ impl<'a> Decoder<'a> {
     }
 
     /// Upsamples and colours the bands that `fill` makes, each when its lower neighbour is there.
-    fn paint(&self, frame: &Frame, mut fill: impl FnMut(usize, &mut Band) -> Result<()>) -> Result<Vec<u8>> {
+    fn paint(&self, frame: &Frame, mut fill: impl FnMut(usize, &mut Band) -> Result<()>) -> Result<Picture> {
         let colours = Colours::of(frame, self.jfif, self.adobe)?;
-        let mut rgb = vec![0; frame.width * frame.height * 3];
+        let upright = Upright::new(frame.width, frame.height, orientation(&self.exif, &self.xmp));
+        let stride = frame.width * 3;
+        let mut rgb = vec![0; stride * frame.height];
+        let mut painted = vec![0; stride * frame.v * B];
         // Above, here, below.
         let mut bands = [Band::of(frame), Band::of(frame), Band::of(frame)];
         let mut lines: Vec<Vec<u8>> = frame.components.iter().map(|_| Vec::new()).collect();
@@ -298,10 +291,12 @@ impl<'a> Decoder<'a> {
                     };
                     upsample(frame, component, y, sample, &mut scratch, line);
                 }
-                colours.line(&lines, &mut rgb[y * frame.width * 3..][..frame.width * 3]);
+                colours.line(&lines, &mut painted[(y - row * height) * stride..][..stride]);
             }
+            let rows = height.min(frame.height - row * height);
+            upright.place(&painted[..rows * stride], row * height, &mut rgb);
         }
-        Ok(rgb)
+        Ok(Picture { width: upright.width, height: upright.height, rgb })
     }
 
     // --- segments ---
