@@ -388,24 +388,24 @@ mod tests {
 
     type Pixel<T> = [T; C];
 
-    /// Applies `line`, a resizer of one line, to the rows and to the columns, the columns first if asked.
+    type Line<T> = Vec<Pixel<T>>;
+
+    fn turned<T: Copy>(rows: &[Line<T>]) -> Vec<Line<T>> {
+        (0..rows[0].len()).map(|x| rows.iter().map(|row| row[x]).collect()).collect()
+    }
+
+    /// Applies a resizer of one line to the rows and one to the columns, the columns first if asked.
     fn by_lines<T: Copy>(
-        rows: Vec<Vec<Pixel<T>>>,
+        rows: &[Line<T>],
         columns_first: bool,
-        along: impl Fn(&[Pixel<T>]) -> Vec<Pixel<T>>,
-        down: impl Fn(&[Pixel<T>]) -> Vec<Pixel<T>>,
-    ) -> Vec<Vec<Pixel<T>>> {
-        let turned = |rows: &[Vec<Pixel<T>>]| -> Vec<Vec<Pixel<T>>> {
-            (0..rows[0].len()).map(|x| rows.iter().map(|row| row[x]).collect()).collect()
+        along: impl Fn(&Line<T>) -> Line<T>,
+        down: impl Fn(&Line<T>) -> Line<T>,
+    ) -> Vec<Line<T>> {
+        let along = |rows: &[Line<T>]| -> Vec<Line<T>> { rows.iter().map(&along).collect() };
+        let down = |rows: &[Line<T>]| -> Vec<Line<T>> {
+            turned(&turned(rows).iter().map(&down).collect::<Vec<_>>())
         };
-        let all = |rows: &[Vec<Pixel<T>>],
-                   line: &dyn Fn(&[Pixel<T>]) -> Vec<Pixel<T>>|
-         -> Vec<Vec<Pixel<T>>> { rows.iter().map(|row| line(row)).collect() };
-        if columns_first {
-            all(&turned(&all(&turned(&rows), &down)), &along)
-        } else {
-            turned(&all(&turned(&all(&rows, &along)), &down))
-        }
+        if columns_first { along(&down(rows)) } else { down(&along(rows)) }
     }
 
     fn rows_of(picture: &Picture) -> Vec<Vec<Pixel<u8>>> {
@@ -448,7 +448,7 @@ mod tests {
     fn plain_pillow(picture: &Picture, width: usize, height: usize, resample: Resample) -> Vec<u8> {
         let (down, along) = (picture.height as f64 - height as f64, picture.width as f64 - width as f64);
         bytes_of(by_lines(
-            rows_of(picture),
+            &rows_of(picture),
             down > 0.0 && down > 2.0 * along,
             |line| plain_pillow_line(line, width, resample),
             |line| plain_pillow_line(line, height, resample),
@@ -478,7 +478,7 @@ mod tests {
             .into_iter()
             .map(|row| row.into_iter().map(|pixel| pixel.map(f32::from)).collect());
         let rows = by_lines(
-            rows.collect(),
+            &rows.collect::<Vec<_>>(),
             true,
             |line| plain_span_line(line, width),
             |line| plain_span_line(line, height),
