@@ -566,7 +566,9 @@ fn damaged() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, whole) in sources {
         for length in (0..whole.len()).step_by(512) {
-            cases.push(case(format!("{name} cut to {length}"), &whole[..length], Any));
+            // The flat one has more data than its blocks need: what is cut off may be nothing.
+            let outcome = if name == "flat JPEG" { Any } else { Error("") };
+            cases.push(case(format!("{name} cut to {length}"), &whole[..length], outcome));
         }
         for i in 0..40 {
             let mut spoilt = whole.clone();
