@@ -112,9 +112,7 @@ pub fn decode_as(bytes: &[u8], grey16: Grey16) -> Result<Picture> {
         }
     };
     let decoded = catch_unwind(AssertUnwindSafe(|| decoder(bytes, grey16)));
-    let (picture, orientation) =
-        decoded.unwrap_or_else(|_| Err(Error::input("this picture breaks its decoder")))?;
-    Ok(upright(picture, orientation))
+    decoded.unwrap_or_else(|_| Err(Error::input("this picture breaks its decoder")))
 }
 
 fn file_too_large() -> Error {
@@ -200,8 +198,16 @@ fn format(bytes: &[u8]) -> Format {
         "PNM"
     } else if starts(b"\x1f\x8b") || starts(b"PK\x03\x04") {
         "a compressed archive"
-    } else if let Ok(text) = std::str::from_utf8(&bytes[..bytes.len().min(512)]) {
-        let text = text.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
+    } else {
+        // The cut may fall inside a character.
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]);
+        let text = text.trim_end_matches('\u{fffd}').trim_start_matches('\u{feff}').trim_start();
+        if text.is_empty()
+            || text.contains(|c: char| c == '\u{fffd}' || (c.is_control() && !c.is_whitespace()))
+        {
+            return Format::Other("this is not a picture of a known format".into());
+        }
+        let text = text.to_ascii_lowercase();
         if text.contains("<svg") {
             "SVG"
         } else if text.starts_with("<!doctype html") || text.starts_with("<html") {
@@ -209,23 +215,17 @@ fn format(bytes: &[u8]) -> Format {
         } else {
             "text"
         }
-    } else {
-        return Format::Other("this is not a picture of a known format".into());
     };
     Format::Other(format!("this image file is {name}, which is not supported"))
 }
 
-/// A picture as it lies in the file, and how to turn it upright.
-type Decoded = (Picture, Orientation);
-
-fn decode_jpeg(bytes: &[u8], _: Grey16) -> Result<Decoded> {
+fn decode_jpeg(bytes: &[u8], _: Grey16) -> Result<Picture> {
     let jpeg::Header { width, height } = jpeg::header(bytes)?;
     check_size(width, height, 3)?;
-    let jpeg::Decoded { rgb, exif, xmp } = jpeg::decode(bytes, MAX_MEMORY)?;
-    Ok((Picture { width, height, rgb }, orientation(&exif, &xmp)))
+    jpeg::decode(bytes, MAX_MEMORY)
 }
 
-fn decode_png(bytes: &[u8], grey16: Grey16) -> Result<Decoded> {
+fn decode_png(bytes: &[u8], grey16: Grey16) -> Result<Picture> {
     // Signature, then the chunk that must be the first: length, "IHDR", width, height.
     let side = |at: usize| {
         let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
@@ -245,17 +245,17 @@ fn decode_png(bytes: &[u8], grey16: Grey16) -> Result<Decoded> {
     let exif = decoder.exif_metadata().ok().flatten().unwrap_or_default();
     let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
     let picture = read(decoder, (width, height), "PNG", grey16)?;
-    Ok((picture, orientation(&exif, &xmp)))
+    upright(picture, orientation(&exif, &xmp))
 }
 
-fn decode_webp(bytes: &[u8], grey16: Grey16) -> Result<Decoded> {
+fn decode_webp(bytes: &[u8], grey16: Grey16) -> Result<Picture> {
     let (width, height, bytes_per_pixel) = webp_header(bytes)?;
     check_size(width, height, bytes_per_pixel)?;
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| broken("WebP", &error))?;
     let exif = decoder.exif_metadata().ok().flatten().unwrap_or_default();
     let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
     let picture = read(decoder, (width, height), "WebP", grey16)?;
-    Ok((picture, orientation(&exif, &xmp)))
+    upright(picture, orientation(&exif, &xmp))
 }
 
 /// Width, height and the bytes per pixel that decoding holds at its peak, from a WebP's first chunk.
@@ -365,7 +365,7 @@ fn to_rgb(bytes: &mut [u8], pixels: usize, colour: ColorType, grey16: Grey16) ->
 }
 
 /// The orientation that EXIF says, or else XMP, as Pillow looks for it.
-fn orientation(exif: &[u8], xmp: &[u8]) -> Orientation {
+pub(super) fn orientation(exif: &[u8], xmp: &[u8]) -> Orientation {
     let mut exif = exif;
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
@@ -381,40 +381,69 @@ fn orientation(exif: &[u8], xmp: &[u8]) -> Orientation {
     Orientation::from_exif_chunk(exif).or_else(from_xmp).unwrap_or(Orientation::NoTransforms)
 }
 
-/// Turns a picture upright.
-fn upright(mut picture: Picture, orientation: Orientation) -> Picture {
-    let (width, height) = (picture.width, picture.height);
-    // The flips are done in place, the others into a new picture: (row, column) of the source of each pixel.
-    let turn = |source: &dyn Fn(usize, usize) -> (usize, usize)| {
-        let mut rgb = Vec::with_capacity(picture.rgb.len());
-        for y in 0..width {
-            for x in 0..height {
-                let (row, column) = source(y, x);
-                let at = (row * width + column) * 3;
-                rgb.extend_from_slice(&picture.rgb[at..at + 3]);
+/// Where the pixels of a picture as it lies in the file go in the upright one.
+pub(super) struct Upright {
+    /// Size in the file.
+    from_width: usize,
+    /// Size upright.
+    pub(super) width: usize,
+    pub(super) height: usize,
+    /// Place of the first pixel, and the steps to the next in the row and in the column, in pixels.
+    origin: isize,
+    across: isize,
+    down: isize,
+}
+
+impl Upright {
+    /// For a picture of `width` × `height` in the file.
+    pub(super) fn new(width: usize, height: usize, orientation: Orientation) -> Upright {
+        let (w, h) = (width as isize, height as isize);
+        let (turned, origin, across, down) = match orientation {
+            Orientation::NoTransforms => (false, 0, 1, w),
+            Orientation::FlipHorizontal => (false, w - 1, -1, w),
+            Orientation::Rotate180 => (false, w * h - 1, -1, -w),
+            Orientation::FlipVertical => (false, (h - 1) * w, 1, -w),
+            Orientation::Rotate90FlipH => (true, 0, h, 1),
+            Orientation::Rotate90 => (true, h - 1, h, -1),
+            Orientation::Rotate270FlipH => (true, w * h - 1, -h, -1),
+            Orientation::Rotate270 => (true, (w - 1) * h, -h, 1),
+        };
+        let (upright_width, upright_height) = if turned { (height, width) } else { (width, height) };
+        Upright { from_width: width, width: upright_width, height: upright_height, origin, across, down }
+    }
+
+    /// Writes whole rows, of which the first is the picture's `first`, to their places in `out`. A few rows at a
+    /// time, so that a turned picture is not written byte by byte across all of memory.
+    pub(super) fn place(&self, rows: &[u8], first: usize, out: &mut [u8]) {
+        let stride = self.from_width * 3;
+        if self.across == 1 {
+            for (y, row) in rows.chunks_exact(stride).enumerate() {
+                let at = (self.origin + (first + y) as isize * self.down) as usize * 3;
+                out[at..at + stride].copy_from_slice(row);
+            }
+            return;
+        }
+        for x in 0..self.from_width {
+            for y in 0..rows.len() / stride {
+                let at = self.origin + x as isize * self.across + (first + y) as isize * self.down;
+                let at = at as usize * 3;
+                out[at..at + 3].copy_from_slice(&rows[y * stride + x * 3..][..3]);
             }
         }
-        Picture { width: height, height: width, rgb }
-    };
-    match orientation {
-        Orientation::NoTransforms => picture,
-        Orientation::Rotate90FlipH => turn(&|y, x| (x, y)),
-        Orientation::Rotate90 => turn(&|y, x| (height - 1 - x, y)),
-        Orientation::Rotate270FlipH => turn(&|y, x| (height - 1 - x, width - 1 - y)),
-        Orientation::Rotate270 => turn(&|y, x| (x, width - 1 - y)),
-        Orientation::FlipHorizontal => {
-            picture.rgb.chunks_exact_mut(width * 3).for_each(|row| row.as_chunks_mut::<3>().0.reverse());
-            picture
-        }
-        Orientation::FlipVertical => {
-            let (top, bottom) = picture.rgb.split_at_mut(height / 2 * width * 3);
-            let below = bottom.chunks_exact_mut(width * 3).rev();
-            top.chunks_exact_mut(width * 3).zip(below).for_each(|(top, bottom)| top.swap_with_slice(bottom));
-            picture
-        }
-        Orientation::Rotate180 => {
-            picture.rgb.as_chunks_mut::<3>().0.reverse();
-            picture
-        }
     }
+}
+
+/// Turns a picture upright; needs a second one meanwhile.
+fn upright(picture: Picture, orientation: Orientation) -> Result<Picture> {
+    const ROWS: usize = 16;
+    if orientation == Orientation::NoTransforms {
+        return Ok(picture);
+    }
+    check_size(picture.width, picture.height, 6)?;
+    let upright = Upright::new(picture.width, picture.height, orientation);
+    let mut rgb = vec![0; picture.rgb.len()];
+    for (i, rows) in picture.rgb.chunks(picture.width * 3 * ROWS).enumerate() {
+        upright.place(rows, i * ROWS, &mut rgb);
+    }
+    Ok(Picture { width: upright.width, height: upright.height, rgb })
 }

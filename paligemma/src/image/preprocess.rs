@@ -315,3 +315,114 @@ pub fn pixel_values(picture: &Picture, image_size: usize, how: &Preprocess) -> R
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn the_published_configuration_is_the_default() {
+        // google/paligemma-3b-pt-448, as saved by several versions of transformers.
+        let published = json!({
+            "do_convert_rgb": null, "do_normalize": true, "do_rescale": true, "do_resize": true,
+            "image_mean": [0.5, 0.5, 0.5], "image_processor_type": "SiglipImageProcessor", "image_seq_length": 1024,
+            "image_std": [0.5, 0.5, 0.5], "processor_class": "PaliGemmaProcessor", "resample": 3,
+            "rescale_factor": 0.00392156862745098, "size": {"height": 448, "width": 448}
+        });
+        assert_eq!(ProcessorSettings::from_json(&published).unwrap(), ProcessorSettings::published(448));
+        assert_eq!(ProcessorSettings::from_json(&json!({})).unwrap(), ProcessorSettings::published(224));
+    }
+
+    #[test]
+    fn unsupported_settings_are_named() {
+        let check = |config: Value, what: &str| {
+            let error = ProcessorSettings::from_json(&config).expect_err(&config.to_string());
+            assert_eq!(error.kind(), Kind::Model, "{config}");
+            assert!(error.what().contains(what), "{config}: {error}");
+        };
+        check(json!([]), "object");
+        check(json!({"image_processor_type": "CLIPImageProcessor"}), "CLIPImageProcessor");
+        check(json!({"do_center_crop": true}), "do_center_crop");
+        check(json!({"do_pad": true}), "do_pad");
+        check(json!({"do_resize": 1}), "do_resize");
+        check(json!({"size": 224}), "size");
+        check(json!({"size": {"shortest_edge": 224}}), "shortest_edge");
+        check(json!({"size": {"height": 0, "width": 224}}), "size");
+        check(json!({"resample": 6}), "resample");
+        check(json!({"resample": "bicubic"}), "resample");
+        check(json!({"rescale_factor": "1/255"}), "rescale_factor");
+        check(json!({"image_mean": [0.5, 0.5]}), "image_mean");
+        check(json!({"image_std": [0.5, 0.5, 0]}), "image_std");
+        check(json!({"image_std": [0.5, "x", 0]}), "image_std");
+    }
+
+    #[test]
+    fn the_folder_decides() {
+        let folder = tempfile::tempdir().unwrap();
+        let choose = |choice, size| Preprocess::choose(choice, Some(folder.path()), size);
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let hf = |settings| Preprocess::HuggingFace(settings);
+        let published = ProcessorSettings::published(224);
+
+        assert_eq!(ProcessorSettings::from_folder(folder.path(), 224).unwrap(), None);
+        assert_eq!(choose(Choice::Auto, 224).unwrap(), hf(published.clone()));
+        write("preprocessor_config.json", r#"{"resample": 2}"#);
+        let bilinear = ProcessorSettings { resample: Resample::Bilinear, ..published.clone() };
+        assert_eq!(choose(Choice::Auto, 224).unwrap(), hf(bilinear.clone()));
+        // Without the nested object the other file counts.
+        write("processor_config.json", r#"{"processor_class": "PaliGemmaProcessor"}"#);
+        assert_eq!(choose(Choice::HuggingFace, 224).unwrap(), hf(bilinear));
+        write("processor_config.json", r#"{"image_processor": {"resample": 1}}"#);
+        let lanczos = ProcessorSettings { resample: Resample::Lanczos, ..published };
+        assert_eq!(choose(Choice::Auto, 224).unwrap(), hf(lanczos));
+
+        assert_eq!(choose(Choice::Reference, 224).unwrap(), Preprocess::Reference { antialias: true });
+        assert_eq!(
+            Preprocess::choose(Choice::Auto, None, 448).unwrap(),
+            Preprocess::Reference { antialias: true }
+        );
+        assert_eq!(
+            Preprocess::choose(Choice::HuggingFace, None, 448).unwrap(),
+            hf(ProcessorSettings::published(448))
+        );
+
+        let error = choose(Choice::Auto, 448).unwrap_err().to_string();
+        assert!(
+            error.contains("224×224") && error.contains("448×448") && error.contains("processor_config"),
+            "{error}"
+        );
+        write("processor_config.json", "{");
+        assert_eq!(choose(Choice::Auto, 224).unwrap_err().kind(), Kind::Model);
+    }
+
+    #[test]
+    fn without_resizing_the_size_must_be_right() {
+        let how = Preprocess::HuggingFace(ProcessorSettings {
+            do_resize: false,
+            ..ProcessorSettings::published(224)
+        });
+        let picture = |side: usize| Picture { width: side, height: side, rgb: vec![255; side * side * 3] };
+        assert_eq!(pixel_values(&picture(14), 14, &how).unwrap(), vec![1.0; 14 * 14 * 3]);
+        assert_eq!(pixel_values(&picture(15), 14, &how).unwrap_err().kind(), Kind::Input);
+    }
+
+    #[test]
+    fn planes_lie_one_behind_the_other() {
+        let picture = Picture { width: 1, height: 1, rgb: vec![0, 51, 255] };
+        for how in [
+            Preprocess::Reference { antialias: true },
+            Preprocess::Reference { antialias: false },
+            Preprocess::HuggingFace(ProcessorSettings::published(2)),
+        ] {
+            let values = pixel_values(&picture, 2, &how).unwrap();
+            let expected = [[-1.0; 4], [-0.6; 4], [1.0; 4]].concat();
+            assert!(
+                values.iter().zip(expected).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6),
+                "{values:?}"
+            );
+        }
+    }
+}

@@ -5,3 +5,6 @@ mod generation;
 mod goldens;
 mod hub;
 mod tokenizer;
+
+mod hostile_images;
+mod image;
