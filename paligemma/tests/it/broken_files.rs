@@ -10,6 +10,9 @@ use paligemma_tensor::DType;
 use serde_json::{Value, json};
 use std::{fs, io::Write, path::Path};
 
+/// What a change breaks, the change, and what the error has to say.
+type Change<T> = (&'static str, Box<dyn Fn(&mut T)>, &'static str);
+
 /// Opens the file and reads every tensor, as loading does.
 fn load(path: &Path) -> paligemma::Result<()> {
     let checkpoint = Checkpoint::open(path)?;
@@ -112,7 +115,7 @@ fn forty_broken_safetensors_are_named_errors() {
             h[to] = info;
         }
     };
-    let changes: Vec<(&str, Box<dyn Fn(&mut Value)>, &str)> = vec![
+    let changes: Vec<Change<Value>> = vec![
         ("an unknown type", Box::new(|h| h[NORM]["dtype"] = json!("Q4")), "Q4"),
         ("a type of no sense", Box::new(|h| h[NORM]["dtype"] = json!(7)), "header is wrong"),
         ("a wider type", Box::new(|h| h[NORM]["dtype"] = json!("F32")), "disagree"),
@@ -355,6 +358,10 @@ fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), data].concat()
 }
 
+fn zeros(shape: &str, n: usize) -> Vec<u8> {
+    npy("'<f4'", "False", shape, &vec![0; n * 4])
+}
+
 /// Positions of the 4-byte signature.
 fn find(bytes: &[u8], signature: &[u8]) -> Vec<usize> {
     (0..bytes.len() - 4).filter(|&i| bytes[i..].starts_with(signature)).collect()
@@ -479,8 +486,7 @@ fn sixty_broken_npz_are_named_errors() {
     }
 
     // Changes of the set of members.
-    let zeros = |shape: &str, n: usize| npy("'<f4'", "False", shape, &vec![0; n * 4]);
-    let changes: Vec<(&str, Box<dyn Fn(&mut Members)>, &str)> = vec![
+    let changes: Vec<Change<Members>> = vec![
         ("a missing tensor", Box::new(|m| m.retain(|m| m.0 != SCALE)), "llm/final_norm/scale"),
         (
             "a missing table",
