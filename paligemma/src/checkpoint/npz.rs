@@ -234,6 +234,8 @@ impl Npz {
             (member.dtype, member.shape, member.header) = (header.dtype, header.shape, header.len);
             members.push(member);
         }
+        // What each member says of itself must be what the directory says of it.
+        zip.validate_header_consistency().map_err(broken)?;
         Ok(Npz { members, pieces })
     }
 

@@ -409,3 +409,41 @@ impl Drop for StagedFolder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_hold_all_tensors_in_order_and_stay_below_the_limit() {
+        for (name, dtype, expected) in [
+            ("3b-224", DType::BF16, 2),
+            ("2-3b-224", DType::F32, 3),
+            ("2-28b-224", DType::BF16, 12),
+            ("tiny", DType::F32, 1),
+        ] {
+            let all = names::tensors(&Config::published(name).unwrap(), false);
+            let targets = all.iter().map(|named| Target { named: named.clone(), dtype }).collect();
+            let shards = shards(targets);
+            assert_eq!(shards.len(), expected, "{name}");
+            assert!(shards.iter().flatten().map(|t| &t.named).eq(&all), "{name}");
+            for shard in &shards {
+                let bytes: u64 = shard.iter().map(Target::len).sum();
+                assert!(bytes <= SHARD_BYTES, "{name}: {bytes}");
+                let header = header(shard);
+                assert_eq!(header.len() % 8, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn npy_headers_are_numpys() {
+        // Printed by numpy 2.4.6: numpy.save of zeros of shape (2, 3) and (), bfloat16 of ml_dtypes 0.6.0.
+        let start = b"\x93NUMPY\x01\x00v\x00{'descr': '<V2', 'fortran_order': False, 'shape': (2, 3), } ";
+        let header = npy_header(DType::BF16, &[2, 3]);
+        assert!(header.starts_with(start) && header.len() == 128 && header.ends_with(b" \n"));
+        let start = b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (), } ";
+        assert!(npy_header(DType::F32, &[]).starts_with(start));
+        assert!(npy_header(DType::F16, &[7]).windows(14).any(|w| w == b"'shape': (7,),"));
+    }
+}

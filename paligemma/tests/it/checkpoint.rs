@@ -70,7 +70,7 @@ pub(crate) fn small(generation: GemmaGeneration, key_heads: usize) -> Config {
 }
 
 /// A tensor of every bit pattern that pseudo-random numbers make, NaNs with payloads among them.
-fn bits(name: &str, shape: &[usize], dtype: DType) -> Tensor {
+pub(crate) fn bits(name: &str, shape: &[usize], dtype: DType) -> Tensor {
     let mut state = name.bytes().fold(1u64, |s, b| (s ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let len = shape.iter().product::<usize>() * dtype.size();
     let mut bytes = Vec::with_capacity(len);
