@@ -425,7 +425,8 @@ fn redirect(response: &Response<Body>, url: &str) -> Result<Option<String>, Trou
     } else {
         return Err(bad("a redirect to an address that is not understood").into());
     };
-    if scheme == "https" && origin(&next)?.0 != "https" {
+    let (next_scheme, ..) = origin(&next)?;
+    if scheme == "https" && next_scheme != "https" {
         return Err(bad("a redirect from https to http is not followed").into());
     }
     Ok(Some(next))
@@ -506,6 +507,29 @@ mod tests {
         assert_ne!(o("https://hub.co"), o("https://hub.co@evil.org"));
         assert_eq!(o("file:///etc/passwd"), None);
         assert_eq!(o("gopher"), None);
+    }
+
+    #[test]
+    fn a_redirect_is_understood_or_refused_and_never_leaves_https() {
+        let to = |from: &str, location: &str| {
+            let response = Response::builder().status(302).header("Location", location);
+            let response = response.body(Body::builder().data("")).unwrap();
+            redirect(&response, from).ok().flatten()
+        };
+        for (from, location, next) in [
+            ("https://hub.co/a", "https://cdn.co/x?y", Some("https://cdn.co/x?y")),
+            ("https://hub.co/a", "//cdn.co/x", Some("https://cdn.co/x")),
+            ("https://hub.co/a", "/b?c", Some("https://hub.co:443/b?c")),
+            ("http://[::1]:9/a", "/b", Some("http://[::1]:9/b")),
+            ("http://hub.co/a", "https://cdn.co/x", Some("https://cdn.co/x")),
+            ("https://hub.co/a", "http://cdn.co/x", None),
+            ("https://hub.co/a", "http://hub.co/x", None),
+            ("https://hub.co/a", "ftp://hub.co/x", None),
+            ("https://hub.co/a", "b", None),
+            ("https://hub.co/a", "https://", None),
+        ] {
+            assert_eq!(to(from, location).as_deref(), next, "{from} -> {location}");
+        }
     }
 
     #[test]
