@@ -1,7 +1,7 @@
 //! PaliGemma 1 and 2: load a published checkpoint, look at a picture, answer.
 //!
-//! The modules stand in the order in which they may import each other, top to bottom
-//! (see `ARCHITECTURE.md`); a test holds that order.
+//! [`session::Session`] opens a model and answers; everything under it may be used by itself. Which module may use
+//! which stands in `ARCHITECTURE.md`, and a test holds it.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
@@ -15,3 +15,4 @@ pub mod text;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
+pub use paligemma_tensor::{DType, Isa, peak_rss};

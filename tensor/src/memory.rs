@@ -1,18 +1,4 @@
-//! How much memory there is and how much was used, as Linux tells it.
-
-/// Bytes that can be had without swapping: what the machine says is available, or what is left of a control group's limit.
-/// `None` where neither can be read.
-pub fn available_memory() -> Option<u64> {
-    let available = field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    let limit = |name: &str| -> Option<u64> {
-        std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
-    };
-    let group = match (limit("memory.max"), limit("memory.current")) {
-        (Some(max), Some(current)) => Some(max.saturating_sub(current)),
-        _ => None,
-    };
-    Some(group.map_or(available, |g| g.min(available)))
-}
+//! How much memory was used, as Linux tells it.
 
 /// The most memory this process ever held, in bytes. `None` where it cannot be read.
 pub fn peak_rss() -> Option<u64> {

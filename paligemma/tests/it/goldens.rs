@@ -92,15 +92,15 @@ fn a_golden_of_another_model_departs() {
 }
 
 /// bf16 weights and caches cost no more than in transformers, whose own drift stands here, printed by
-/// reference/hf_bf16_drift.py. These models amplify: rounding the weights alone costs up to 0.052 of the logits.
+/// reference/hf_bf16_drift.py. These models amplify: rounding the weights alone costs up to 0.073 of the logits.
 #[test]
 fn drift_in_bf16_is_below_transformers() {
     for (model, image_features, logits, loss) in [
-        ("pg1_mqa", 0.0136, 0.0540, 0.0055),
+        ("pg1_mqa", 0.0136, 0.0678, 0.0014),
         ("pg1_gqa", 0.0188, 0.0602, 0.0166),
-        ("pg1_mha", 0.0061, 0.1116, 0.0072),
-        ("pg2", 0.0146, 0.0774, 0.0025),
-        ("pg2_27b_like", 0.0116, 0.0541, 0.0026),
+        ("pg1_mha", 0.0061, 0.0232, 0.0017),
+        ("pg2", 0.0146, 0.1009, 0.0038),
+        ("pg2_27b_like", 0.0116, 0.0800, 0.0021),
     ] {
         let golden = Golden::open(&path(&format!("hf_{model}.safetensors"))).unwrap();
         let bf16 = load_changed(model, Some(DType::BF16), |_| {});

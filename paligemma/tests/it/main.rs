@@ -3,8 +3,7 @@ mod broken_files;
 mod checkpoint;
 mod generation;
 mod goldens;
-mod hub;
-mod tokenizer;
-
 mod hostile_images;
+mod hub;
 mod image;
+mod tokenizer;
