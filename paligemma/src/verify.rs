@@ -112,6 +112,12 @@ impl Golden {
         Ok(golden)
     }
 
+    /// How many images it has, and how many positions: for the memory that checking needs.
+    pub fn num_tokens(&self) -> (usize, usize) {
+        let images = self.numbers.get("pixel_values").and_then(|p| p.shape().first().copied()).unwrap_or(0);
+        (images, self.integers.get("input_ids").map_or(0, |(_, ids)| ids.len()))
+    }
+
     /// An integer input `[1, T]`, as a row.
     fn rows(&self, key: &str) -> Result<&[i64]> {
         let Some((shape, values)) = self.integers.get(key) else {

@@ -6,7 +6,7 @@ use super::{
     recognise::recognise,
     write::{Target, check_is_free, write_file, write_npz, write_safetensors},
 };
-use crate::{Error, Result, config::Config};
+use crate::{Error, Result, config::Config, image::ProcessorSettings};
 use paligemma_tensor::DType;
 use serde_json::{Value, json};
 use std::{
@@ -100,6 +100,12 @@ fn to_folder(
         if let Some(bytes) = read_if_there(&input.folder().join(name))? {
             files.push((name.to_string(), bytes));
         }
+    }
+    if input.format() == Format::Npz {
+        // transformers loads no processor without it; the settings are those of the published folders.
+        let vision = &input.config().vision;
+        let processor = ProcessorSettings::published(vision.image_size).to_json(vision.num_tokens());
+        files.push(("preprocessor_config.json".into(), processor.to_string().into_bytes()));
     }
     let mut done = 0;
     let mut wrote = |bytes| {

@@ -2,10 +2,13 @@
 
 mod config_json;
 mod convert;
+pub mod hub;
+pub mod locate;
 mod memory;
 pub mod names;
 mod npz;
 mod open;
+mod random;
 mod recognise;
 pub(crate) mod safetensors;
 mod write;
@@ -14,6 +17,5 @@ pub use convert::{Summary, convert};
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
+pub use random::random_folder;
 pub use write::write_folder;
-pub mod hub;
-pub mod locate;

@@ -119,6 +119,26 @@ impl ProcessorSettings {
         }
     }
 
+    /// As `preprocessor_config.json` has them, so that transformers' `AutoProcessor` loads the folder too;
+    /// `num_tokens` are those of an image.
+    pub fn to_json(&self, num_tokens: usize) -> Value {
+        let (height, width) = self.size;
+        serde_json::json!({
+            "do_convert_rgb": true,
+            "do_normalize": self.do_normalize,
+            "do_rescale": self.do_rescale,
+            "do_resize": self.do_resize,
+            "image_mean": self.image_mean,
+            "image_processor_type": "SiglipImageProcessor",
+            "image_seq_length": num_tokens,
+            "image_std": self.image_std,
+            "processor_class": "PaliGemmaProcessor",
+            "resample": self.resample.number(),
+            "rescale_factor": self.rescale_factor,
+            "size": { "height": height, "width": width },
+        })
+    }
+
     /// The settings in a checkpoint's folder, or none if it has no processor configuration: the object
     /// `image_processor` of `processor_config.json` if that has one, else `preprocessor_config.json`, as transformers
     /// looks for them.

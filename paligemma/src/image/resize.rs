@@ -45,6 +45,18 @@ impl Resample {
         })
     }
 
+    /// The number that Pillow and transformers write.
+    pub fn number(self) -> u64 {
+        match self {
+            Resample::Nearest => 0,
+            Resample::Lanczos => 1,
+            Resample::Bilinear => 2,
+            Resample::Bicubic => 3,
+            Resample::Box => 4,
+            Resample::Hamming => 5,
+        }
+    }
+
     /// Half the width of the kernel, in source pixels when enlarging.
     fn support(self) -> f64 {
         match self {

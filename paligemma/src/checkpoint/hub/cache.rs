@@ -159,6 +159,12 @@ fn unique() -> u64 {
     COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
+/// Bytes that are free on the disk of the cache, or of the folder above it that exists; `None` where nobody tells.
+pub fn free_space(cache: &Path) -> Option<u64> {
+    let folder = cache.ancestors().find(|folder| folder.is_dir())?;
+    fs4::available_space(folder).ok()
+}
+
 /// A model of the cache at one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {

@@ -1,0 +1,361 @@
+//! Every verb and flag, in one place: help, man pages and completions are made from this.
+
+use crate::exit::CODES;
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use paligemma::{
+    DType,
+    generate::{BeamRule, Options, Sampling},
+    image::Choice,
+    session::SessionOptions,
+};
+use std::path::PathBuf;
+
+/// PaliGemma: look at a picture and answer.
+#[derive(Parser, Debug)]
+#[command(name = "paligemma", version, max_term_width = 100, after_help = CODES, propagate_version = true)]
+pub(crate) struct Args {
+    /// Print JSON on stdout.
+    #[arg(long, global = true, env = "PALIGEMMA_JSON")]
+    pub(crate) json: bool,
+    /// Say nothing on stderr but errors.
+    #[arg(long, short, global = true, env = "PALIGEMMA_QUIET")]
+    pub(crate) quiet: bool,
+    /// Threads to compute with; all cores if not given.
+    #[arg(long, global = true, value_name = "N", env = "PALIGEMMA_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Use no network, as with HF_HUB_OFFLINE=1.
+    #[arg(long, global = true)]
+    pub(crate) offline: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Answer a prompt about one or more images, streaming the raw text.
+    #[command(after_help = "Examples:\n  \
+        paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'\n  \
+        paligemma run ./model left.png right.png 'answer en Is it the same place?' --json\n  \
+        cat cat.jpg | paligemma run ./model - 'detect cat'")]
+    Run {
+        #[command(flatten)]
+        model: ModelArg,
+        /// Image files (`-` is stdin), then the prompt.
+        #[arg(required = true, num_args = 2.., value_names = ["IMAGE", "PROMPT"])]
+        images_and_prompt: Vec<String>,
+        #[command(flatten)]
+        opening: Opening,
+        #[command(flatten)]
+        choosing: Choosing,
+    },
+    /// Describe an image: the prompt `caption LANG`.
+    #[command(after_help = "Example:\n  paligemma caption ./model cat.jpg --lang de")]
+    Caption(TaskArgs),
+    /// Answer a question about an image: the prompt `answer LANG WORDS`.
+    #[command(after_help = "Example:\n  paligemma ask ./model cat.jpg Where is the cat?")]
+    Ask(TaskArgs),
+    /// Read the text in an image: the prompt `ocr`.
+    #[command(after_help = "Example:\n  paligemma ocr ./model receipt.png")]
+    Ocr(TaskArgs),
+    /// Find things: the prompt `detect THING ; THING`. The answer is raw text with <loc> tokens.
+    #[command(after_help = "Example:\n  paligemma detect ./model cat.jpg cat 'coffee cup'")]
+    Detect(TaskArgs),
+    /// Outline things: the prompt `segment THING ; THING`. The answer is raw text with <loc> and <seg> tokens.
+    #[command(after_help = "Example:\n  paligemma segment ./model cat.jpg cat")]
+    Segment(TaskArgs),
+    /// Answer every line of a JSONL file with the keys `image` and `prefix`.
+    #[command(
+        after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in the same \
+        order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
+        Started again with the same -o it goes on where it stopped. Bad lines are reported by number and left out; \
+        the exit code is then 3.\n\nExample:\n  paligemma predict ./model val.jsonl -o answers.jsonl --batch 4"
+    )]
+    Predict {
+        #[command(flatten)]
+        model: ModelArg,
+        /// The questions, one JSON object a line.
+        data: PathBuf,
+        /// Where the answers go; stdout if not given.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        /// Prompts that are answered together.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+        batch: u16,
+        #[command(flatten)]
+        opening: Opening,
+        #[command(flatten)]
+        choosing: Choosing,
+    },
+    /// Show a model's configuration, tensors, types and the memory it needs.
+    #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
+    Show {
+        #[command(flatten)]
+        model: ModelArg,
+        /// List every tensor.
+        #[arg(long)]
+        tensors: bool,
+    },
+    /// Convert a checkpoint: OUT ending in .npz is big_vision's format, anything else a Hugging Face folder.
+    #[command(after_help = "Examples:\n  paligemma convert pt_224.npz ./paligemma-3b-pt-224\n  \
+        paligemma convert ./model model.bf16.npz --dtype bf16")]
+    Convert {
+        /// A folder, a file, a big_vision name or a Hub id.
+        #[arg(value_name = "IN")]
+        input: String,
+        /// The npz or the folder to write.
+        out: PathBuf,
+        /// The type of all tensors; each keeps its own if not given.
+        #[arg(long)]
+        dtype: Option<Type>,
+    },
+    /// Turn text into token ids; no BOS is added. Only the tokenizer is read.
+    #[command(after_help = "Example:\n  paligemma tokenize ./model 'caption en' --json")]
+    Tokenize {
+        /// A model, or a tokenizer file.
+        model: String,
+        /// The text; `-` reads it from stdin.
+        #[arg(allow_hyphen_values = true)]
+        text: String,
+        /// A tokenizer file in place of the model's.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+    },
+    /// Recompute what a golden holds and name the first tensor that departs.
+    #[command(
+        after_help = "GOLDEN holds one example in Hugging Face's layout: pixel_values, input_ids, token_type_ids, \
+        attention_mask, labels; and what came out: image_features, logits, loss. The exit code is 1 when one departs.\n\n\
+        Example:\n  paligemma verify ./model golden.safetensors --json"
+    )]
+    Verify {
+        #[command(flatten)]
+        model: ModelArg,
+        /// A safetensors file.
+        golden: PathBuf,
+        /// The type to compute with.
+        #[arg(long, default_value = "f32")]
+        dtype: Type,
+        /// Use the config's sliding window, as transformers does.
+        #[arg(long)]
+        sliding_window: bool,
+    },
+    /// Write a checkpoint of random weights, with a stand-in tokenizer, for measuring without the real ones.
+    #[command(after_help = "CONFIG is tiny, 2-tiny, 3b-224, 3b-448, 3b-896, 2-3b-224 … 2-28b-896.\n\n\
+        Example:\n  paligemma random tiny ./tiny")]
+    Random {
+        /// A published size, or tiny, or 2-tiny.
+        config: String,
+        /// The folder to write.
+        out: PathBuf,
+        /// The type of all tensors.
+        #[arg(long, default_value = "bf16")]
+        dtype: Type,
+        /// Equal seeds give equal weights.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Download a model into the Hugging Face cache; an interrupted download goes on.
+    #[command(after_help = "Example:\n  paligemma pull google/paligemma2-3b-mix-224")]
+    Pull {
+        /// A Hub id, `org/name` or `org/name@revision`.
+        id: String,
+    },
+    /// List the models in the Hugging Face cache.
+    Ls,
+    /// Remove a model from the Hugging Face cache.
+    #[command(after_help = "Example:\n  paligemma rm google/paligemma-3b-pt-224 -y")]
+    Rm {
+        /// A Hub id, `org/name` or `org/name@revision`.
+        id: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Check this machine: processor, memory, disk, cache, token.
+    Doctor,
+    /// Print a shell's completion script.
+    #[command(after_help = "Example:\n  paligemma completions bash > /etc/bash_completion.d/paligemma")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page of the program, or of one verb.
+    #[command(after_help = "Example:\n  paligemma man run | man -l -")]
+    Man {
+        /// A verb.
+        verb: Option<String>,
+    },
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct ModelArg {
+    /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
+    pub(crate) model: String,
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct TaskArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// An image file; `-` is stdin.
+    pub(crate) image: String,
+    /// The question, or the things.
+    pub(crate) words: Vec<String>,
+    /// The language of the answer.
+    #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
+    pub(crate) lang: String,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+    #[command(flatten)]
+    pub(crate) choosing: Choosing,
+}
+
+/// How a model is opened.
+#[derive(Group, Debug)]
+pub(crate) struct Opening {
+    /// The weights' type; auto leaves them as they are stored.
+    #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
+    dtype: TypeOrAuto,
+    /// How pictures become pixels: as big_vision does, as transformers does, or as the checkpoint's format says.
+    #[arg(long, default_value = "auto", env = "PALIGEMMA_PREPROCESS")]
+    preprocess: PreprocessArg,
+    /// Resize without antialiasing (reference preprocessing only).
+    #[arg(long)]
+    no_antialias: bool,
+    /// A tokenizer file in place of the one beside the model.
+    #[arg(long, value_name = "FILE", env = "PALIGEMMA_TOKENIZER")]
+    tokenizer: Option<PathBuf>,
+    /// Use the config's sliding window, as transformers does; it matters beyond 4096 tokens.
+    #[arg(long)]
+    sliding_window: bool,
+}
+
+impl Opening {
+    pub(crate) fn options(&self, images: usize, batch: usize, choosing: &Choosing) -> SessionOptions {
+        SessionOptions {
+            dtype: self.dtype.into(),
+            preprocess: self.preprocess.into(),
+            antialias: !self.no_antialias,
+            tokenizer: self.tokenizer.clone(),
+            sliding_window: self.sliding_window,
+            images,
+            batch: batch * choosing.beams,
+            text_tokens: 128 + choosing.max_tokens,
+        }
+    }
+}
+
+/// How an answer is chosen.
+#[derive(Group, Debug)]
+pub(crate) struct Choosing {
+    /// The most tokens of an answer.
+    #[arg(long, short = 'n', default_value_t = 128, env = "PALIGEMMA_MAX_TOKENS")]
+    max_tokens: usize,
+    /// 0 is greedy; above, tokens are drawn at random.
+    #[arg(long, default_value_t = 0.0, env = "PALIGEMMA_TEMPERATURE")]
+    temperature: f32,
+    /// Draw among the K likeliest only.
+    #[arg(long, value_name = "K", env = "PALIGEMMA_TOP_K")]
+    top_k: Option<usize>,
+    /// Draw among the likeliest that together reach probability P.
+    #[arg(long, value_name = "P", env = "PALIGEMMA_TOP_P")]
+    top_p: Option<f32>,
+    /// Equal seeds give equal answers.
+    #[arg(long, default_value_t = 0, env = "PALIGEMMA_SEED")]
+    seed: u64,
+    /// Beam search with N beams.
+    #[arg(long, default_value_t = 1, value_name = "N", env = "PALIGEMMA_BEAMS")]
+    beams: usize,
+    /// Whose beam search: transformers' or big_vision's (reference).
+    #[arg(long, default_value = "transformers")]
+    beam_rule: BeamRuleArg,
+    /// End the answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+impl Choosing {
+    pub(crate) fn options(&self) -> paligemma::Result<Options> {
+        if self.temperature == 0.0 && (self.top_k.is_some() || self.top_p.is_some()) {
+            return Err(paligemma::Error::usage(
+                "--top-k and --top-p choose among random draws, and --temperature is 0",
+            )
+            .hint("add --temperature 1"));
+        }
+        let sampling = if self.temperature == 0.0 {
+            Sampling::Greedy
+        } else {
+            Sampling::Random {
+                temperature: self.temperature,
+                top_k: self.top_k,
+                top_p: self.top_p,
+                seed: self.seed,
+            }
+        };
+        let beam_rule = match self.beam_rule {
+            BeamRuleArg::Transformers => BeamRule::Transformers,
+            BeamRuleArg::Reference => BeamRule::Reference,
+        };
+        let options = Options { max_tokens: self.max_tokens, sampling, beams: self.beams, beam_rule };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Type {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<Type> for DType {
+    fn from(dtype: Type) -> DType {
+        match dtype {
+            Type::F32 => DType::F32,
+            Type::Bf16 => DType::BF16,
+            Type::F16 => DType::F16,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum TypeOrAuto {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl From<TypeOrAuto> for Option<DType> {
+    fn from(dtype: TypeOrAuto) -> Option<DType> {
+        match dtype {
+            TypeOrAuto::Auto => None,
+            TypeOrAuto::F32 => Some(DType::F32),
+            TypeOrAuto::Bf16 => Some(DType::BF16),
+            TypeOrAuto::F16 => Some(DType::F16),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum PreprocessArg {
+    Auto,
+    Reference,
+    Hf,
+}
+
+impl From<PreprocessArg> for Choice {
+    fn from(preprocess: PreprocessArg) -> Choice {
+        match preprocess {
+            PreprocessArg::Auto => Choice::Auto,
+            PreprocessArg::Reference => Choice::Reference,
+            PreprocessArg::Hf => Choice::HuggingFace,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum BeamRuleArg {
+    Transformers,
+    Reference,
+}

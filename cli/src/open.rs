@@ -1,0 +1,79 @@
+//! From what the user calls a model to a model, and Ctrl-C.
+
+use crate::{
+    args::Args,
+    output::{Meter, note},
+};
+use paligemma::{
+    Error, Result,
+    checkpoint::{
+        Checkpoint,
+        hub::{HubOptions, Want},
+        locate::{Location, locate},
+    },
+    session::{Session, SessionOptions},
+};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+static CANCEL: AtomicBool = AtomicBool::new(false);
+
+/// Whether the user pressed Ctrl-C.
+pub(crate) fn is_cancelled() -> bool {
+    CANCEL.load(Ordering::Relaxed)
+}
+
+/// What generation looks at between two layers.
+pub(crate) fn cancel_flag() -> &'static AtomicBool {
+    &CANCEL
+}
+
+/// The first Ctrl-C asks the work to stop, the second ends the process.
+#[allow(clippy::exit, reason = "the user asked twice")]
+pub(crate) fn watch_ctrl_c() {
+    // Without a handler Ctrl-C ends the process at once, which is acceptable too.
+    let _ = ctrlc::set_handler(|| {
+        if CANCEL.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// The environment's say about the Hub, and `--offline`.
+pub(crate) fn hub_options(args: &Args) -> Result<HubOptions> {
+    let mut options = HubOptions::from_env()?;
+    options.offline |= args.offline;
+    Ok(options)
+}
+
+/// Finds or fetches the model called `name`.
+pub(crate) fn find(args: &Args, name: &str, want: Want) -> Result<Location> {
+    let options = HubOptions { want, ..hub_options(args)? };
+    let mut meter = Meter::new("pull", args.quiet);
+    locate(name, &options, &mut |progress| meter.hear(progress))
+}
+
+/// Opens the checkpoint of the model called `name`.
+pub(crate) fn checkpoint(args: &Args, name: &str) -> Result<Checkpoint> {
+    Checkpoint::open(&find(args, name, Want::Model)?.path)
+}
+
+/// Opens the model called `name`, ready to answer.
+pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Result<Session> {
+    let location = find(args, name, Want::Model)?;
+    if !Path::new(name).exists() {
+        note(args.quiet, &location);
+    }
+    Session::open(&location.path, options)
+}
+
+/// Sets the number of threads for everything that follows.
+pub(crate) fn set_threads(args: &Args) -> Result<()> {
+    let Some(threads) = args.threads else { return Ok(()) };
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.into())
+        .build_global()
+        .map_err(|e| Error::usage(format!("--threads {threads}: {e}")))
+}

@@ -1,0 +1,101 @@
+//! stdout and stderr: data here, everything else there.
+
+use paligemma::checkpoint::hub::Progress;
+use serde::Serialize;
+use std::{
+    io::{self, IsTerminal, Write},
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+/// One JSON value and a line break on stdout.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(out.flush()?)
+}
+
+/// Text and a line break on stdout.
+pub(crate) fn print_line(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+/// A line on stderr unless `quiet`.
+#[allow(clippy::print_stderr, reason = "this is where notes go")]
+pub(crate) fn note(quiet: bool, text: impl std::fmt::Display) {
+    if !quiet {
+        eprintln!("{text}");
+    }
+}
+
+/// `5.4 GiB`
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A long job's progress: a bar on a terminal, else a line every ten seconds.
+pub(crate) struct Meter {
+    bar: Option<indicatif::ProgressBar>,
+    quiet: bool,
+    what: &'static str,
+    last: Instant,
+}
+
+impl Meter {
+    pub(crate) fn new(what: &'static str, quiet: bool) -> Meter {
+        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
+            let style = "{msg} {bar:30} {bytes}/{total_bytes}  {bytes_per_sec}  eta {eta}";
+            let bar = indicatif::ProgressBar::new(0).with_message(what);
+            bar.set_style(indicatif::ProgressStyle::with_template(style).unwrap_or_else(|_| {
+                // The template above is a constant; were it wrong, the default bar would do.
+                indicatif::ProgressStyle::default_bar()
+            }));
+            bar
+        });
+        Meter { bar, quiet, what, last: Instant::now() }
+    }
+
+    pub(crate) fn at(&mut self, done: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        } else if self.last.elapsed() > Duration::from_secs(10) {
+            self.last = Instant::now();
+            let percent = 100.0 * done as f64 / total.max(1) as f64;
+            note(self.quiet, format_args!("{} {} of {}  {percent:.0}%", self.what, size(done), size(total)));
+        }
+    }
+
+    /// The same for what a download tells.
+    pub(crate) fn hear(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
+        match progress {
+            Progress::Bytes { done, total, .. } => self.at(done, total),
+            Progress::Waiting { file } => {
+                if self.last.elapsed() > Duration::from_secs(10) {
+                    self.last = Instant::now();
+                    note(self.quiet, format_args!("waiting: another process is fetching {file}"));
+                }
+            }
+            Progress::Retrying { why, wait } => {
+                note(self.quiet, format_args!("{why}; trying again in {:.0} s", wait.as_secs_f64()));
+            }
+        }
+        if crate::open::is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `convert`: one checkpoint format to another.
+
+use crate::{
+    args::Args,
+    open,
+    output::{Meter, note, print_json, size},
+};
+use paligemma::{DType, checkpoint};
+use serde_json::json;
+use std::{path::Path, process::ExitCode};
+
+pub(super) fn convert(
+    args: &Args,
+    input: &str,
+    out: &Path,
+    dtype: Option<DType>,
+) -> anyhow::Result<ExitCode> {
+    let input = open::checkpoint(args, input)?;
+    let mut meter = Meter::new("convert", args.quiet);
+    let summary = checkpoint::convert(&input, out, dtype, &mut |done, total| meter.at(done, total))?;
+    drop(meter);
+    if args.json {
+        print_json(&json!({
+            "path": summary.path,
+            "format": summary.format.to_string(),
+            "tensors": summary.num_tensors,
+            "bytes": summary.num_bytes,
+            "dropped_rows": summary.dropped_rows,
+            "files": summary.files,
+        }))?;
+    }
+    note(
+        args.quiet || args.json,
+        format_args!(
+            "{} {}: {} tensors, {}",
+            summary.format,
+            summary.path.display(),
+            summary.num_tensors,
+            size(summary.num_bytes)
+        ),
+    );
+    if summary.dropped_rows > 0 {
+        note(
+            args.quiet,
+            format_args!(
+                "left out: {} embedding rows from <image> on, which big_vision has not",
+                summary.dropped_rows
+            ),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

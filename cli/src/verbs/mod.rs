@@ -1,0 +1,65 @@
+//! The verbs, a file each.
+
+mod cache;
+mod convert;
+mod doctor;
+mod generated;
+mod predict;
+mod random;
+mod run;
+mod show;
+mod tokenize;
+mod verify;
+
+use crate::{
+    args::{Args, Verb},
+    open,
+};
+use paligemma::text::Task;
+use std::process::ExitCode;
+
+/// Does what the command line asks.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    open::set_threads(args)?;
+    open::watch_ctrl_c();
+    match &args.verb {
+        Verb::Run { model, images_and_prompt, opening, choosing } => {
+            run::run(args, &model.model, images_and_prompt, opening, choosing)
+        }
+        Verb::Caption(task) => {
+            run::no_words(task)?;
+            run::task(args, task, &Task::Caption { lang: &task.lang })
+        }
+        Verb::Ask(task) => {
+            let question = task.words.join(" ");
+            run::task(args, task, &Task::Answer { lang: &task.lang, question: &question })
+        }
+        Verb::Ocr(task) => {
+            run::no_words(task)?;
+            run::task(args, task, &Task::Ocr)
+        }
+        Verb::Detect(task) => run::task(args, task, &Task::Detect { things: &run::things(task) }),
+        Verb::Segment(task) => run::task(args, task, &Task::Segment { things: &run::things(task) }),
+        Verb::Predict { model, data, output, batch, opening, choosing } => {
+            let job = predict::Job { data, output: output.as_deref(), batch: usize::from(*batch) };
+            predict::predict(args, &model.model, &job, opening, choosing)
+        }
+        Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
+        Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
+        Verb::Tokenize { model, text, tokenizer } => {
+            tokenize::tokenize(args, model, text, tokenizer.as_deref())
+        }
+        Verb::Verify { model, golden, dtype, sliding_window } => {
+            verify::verify(args, &model.model, golden, (*dtype).into(), *sliding_window)
+        }
+        Verb::Random { config, out, dtype, seed } => {
+            random::random(args, config, out, (*dtype).into(), *seed)
+        }
+        Verb::Pull { id } => cache::pull(args, id),
+        Verb::Ls => cache::ls(args),
+        Verb::Rm { id, yes } => cache::rm(args, id, *yes),
+        Verb::Doctor => doctor::doctor(args),
+        Verb::Completions { shell } => generated::completions(*shell),
+        Verb::Man { verb } => generated::man(verb.as_deref()),
+    }
+}

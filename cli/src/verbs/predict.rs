@@ -1,0 +1,273 @@
+//! `predict`: every line of a JSONL file answered in batches, in order, to be taken up again where it stopped.
+
+use crate::{
+    args::{Args, Choosing, Opening},
+    open,
+    output::{note, print_json},
+};
+use paligemma::{
+    Error, Kind, Result,
+    generate::{Options, Prompt},
+    session::Session,
+};
+use serde_json::{Map, Value, json};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// The longest line that is read.
+const MAX_LINE: u64 = 16 << 20;
+
+/// What is to be answered.
+pub(super) struct Job<'a> {
+    pub(super) data: &'a Path,
+    pub(super) output: Option<&'a Path>,
+    pub(super) batch: usize,
+}
+
+/// A line that can be answered.
+struct Question {
+    object: Map<String, Value>,
+    images: Vec<PathBuf>,
+    prefix: String,
+}
+
+pub(super) fn predict(
+    args: &Args,
+    model: &str,
+    job: &Job<'_>,
+    opening: &Opening,
+    choosing: &Choosing,
+) -> anyhow::Result<ExitCode> {
+    let options = choosing.options()?;
+    let folder = job.data.parent().unwrap_or(Path::new("")).to_path_buf();
+    let mut lines = Lines::open(job.data)?;
+    let mut state = State::default();
+    let mut out = match job.output {
+        Some(path) => Output::resume(path, job.data, &folder, &mut lines, &mut state)?,
+        None => Output { to: Box::new(io::stdout()) },
+    };
+    let session = open::session(args, model, &opening.options(1, job.batch, choosing))?;
+    let mut batch: Vec<(Question, Prompt)> = Vec::new();
+    while let Some((number, line)) = lines.next()? {
+        let prepared = question(&line, &folder).and_then(|q| prepare(&session, q));
+        match prepared {
+            Ok(ready) => batch.push(ready),
+            Err(e) => state.report(number, job.data, &e),
+        }
+        if batch.len() == job.batch {
+            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+        }
+    }
+    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+    if args.json && job.output.is_some() {
+        print_json(&json!({
+            "answered": state.answered,
+            "resumed": state.resumed,
+            "bad_lines": state.bad,
+        }))?;
+    }
+    let skipped = if state.bad.is_empty() { String::new() } else { format!(", {} bad", state.bad.len()) };
+    note(
+        args.quiet,
+        format_args!("{} answered, {} were there before{skipped}", state.answered, state.resumed),
+    );
+    Ok(if state.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(crate::exit::code(Kind::Input)) })
+}
+
+#[derive(Default)]
+struct State {
+    bad: Vec<usize>,
+    answered: usize,
+    resumed: usize,
+}
+
+impl State {
+    fn report(&mut self, number: usize, data: &Path, error: &Error) {
+        self.bad.push(number);
+        note(false, format_args!("{}:{number}: {error}", data.display()));
+    }
+}
+
+fn prepare(session: &Session, question: Question) -> Result<(Question, Prompt)> {
+    let pictures =
+        question.images.iter().map(|image| session.read_image(image)).collect::<Result<Vec<_>>>()?;
+    let prompt = session.prompt(&pictures, &question.prefix)?;
+    Ok((question, prompt))
+}
+
+fn answer(
+    session: &Session,
+    batch: &mut Vec<(Question, Prompt)>,
+    options: &Options,
+    stops: &[String],
+    out: &mut Output,
+    state: &mut State,
+) -> anyhow::Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let (questions, prompts): (Vec<Question>, Vec<Prompt>) = batch.drain(..).unzip();
+    let (replies, _) = session.answer(&prompts, options, stops, Some(open::cancel_flag()), &mut |_, _| {})?;
+    for (question, reply) in questions.into_iter().zip(replies) {
+        let mut object = question.object;
+        object.insert("answer".into(), json!(reply.text));
+        object.insert("tokens".into(), json!(reply.answer.tokens));
+        object.insert("logprob".into(), json!(reply.answer.score));
+        out.write(&object)?;
+        state.answered += 1;
+    }
+    out.flush()
+}
+
+/// The lines of the data, with their numbers. Blank ones are passed over.
+struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    number: usize,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Lines> {
+        let file = File::open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::input(format!("there is no data file {}", path.display())),
+            _ => Error::io(path, e),
+        })?;
+        Ok(Lines { path: path.to_path_buf(), reader: BufReader::new(file), number: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<(usize, Vec<u8>)>> {
+        loop {
+            let mut line = Vec::new();
+            let read = (&mut self.reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
+            if read.map_err(|e| Error::io(&self.path, e))? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if line.len() as u64 > MAX_LINE {
+                return Err(Error::input("a line is over 16 MiB")
+                    .at(format!("{}:{}", self.path.display(), self.number))
+                    .expected("one JSON object a line"));
+            }
+            let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&line).trim_ascii().to_vec();
+            if !line.is_empty() {
+                return Ok(Some((self.number, line)));
+            }
+        }
+    }
+}
+
+/// A line as a question; images are looked for beside the data, then in the current folder.
+fn question(line: &[u8], folder: &Path) -> Result<Question> {
+    let value: Value = serde_json::from_slice(line).map_err(|e| Error::input(format!("not JSON: {e}")))?;
+    let Value::Object(object) = value else {
+        return Err(Error::input("not a JSON object").expected("{\"image\": …, \"prefix\": …}"));
+    };
+    let prefix = match object.get("prefix") {
+        Some(Value::String(prefix)) => prefix.clone(),
+        Some(_) => return Err(Error::input("\"prefix\" is not a string")),
+        None => return Err(Error::input("no key \"prefix\"").expected("the prompt, as in \"caption en\"")),
+    };
+    let names: Option<Vec<&str>> = match object.get("image") {
+        Some(Value::String(image)) => Some(vec![image]),
+        Some(Value::Array(images)) => images.iter().map(Value::as_str).collect(),
+        Some(_) => None,
+        None => return Err(Error::input("no key \"image\"").expected("the path of an image")),
+    };
+    let Some(names) = names else {
+        return Err(Error::input("\"image\" is not a path").expected("a string, or a list of strings"));
+    };
+    let place = |name: &str| {
+        let beside = folder.join(name);
+        if beside.exists() { beside } else { PathBuf::from(name) }
+    };
+    let images = names.into_iter().map(place).collect();
+    Ok(Question { object, images, prefix })
+}
+
+/// Where the answers go.
+struct Output {
+    to: Box<dyn Write>,
+}
+
+impl Output {
+    fn write(&mut self, object: &Map<String, Value>) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(object).map_err(io::Error::from)?;
+        line.push(b'\n');
+        Ok(self.to.write_all(&line)?)
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        Ok(self.to.flush()?)
+    }
+
+    /// Opens `path` behind the answers that it already holds, and moves `lines` behind their questions. Each answer
+    /// must be a line of the data with its three keys more, in the data's order; lines without one were bad, or
+    /// stand at the end and are still to do. Half a line at the end, left by a killed run, is dropped.
+    fn resume(
+        path: &Path,
+        data: &Path,
+        folder: &Path,
+        lines: &mut Lines,
+        state: &mut State,
+    ) -> Result<Output> {
+        let io = |e| Error::io(path, e);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        let mut reader = BufReader::new(file);
+        let mut end = 0u64;
+        loop {
+            let mut line = Vec::new();
+            let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(io)?;
+            if read == 0 || line.last() != Some(&b'\n') {
+                break;
+            }
+            let place = format!("{}:{}", path.display(), state.resumed + 1);
+            let foreign = || {
+                Error::input("the output file holds something else than answers to this data")
+                    .at(place.clone())
+                    .hint(format!("give another -o, or remove {}", path.display()))
+            };
+            let answered: Map<String, Value> = serde_json::from_slice(&line).map_err(|_| foreign())?;
+            if !["answer", "tokens", "logprob"].iter().all(|key| answered.contains_key(*key)) {
+                return Err(foreign());
+            }
+            // The question of this answer: the next line of the data that has all its other keys.
+            loop {
+                let Some((number, line)) = lines.next()? else { return Err(foreign()) };
+                match question(&line, folder) {
+                    Ok(question) if is_answer_to(&answered, &question.object) => break,
+                    Ok(_) => {
+                        state.report(
+                            number,
+                            data,
+                            &Error::input("it was bad in the run before, and is left out"),
+                        );
+                    }
+                    Err(e) => state.report(number, data, &e),
+                }
+            }
+            state.resumed += 1;
+            end += read as u64;
+        }
+        let mut file = reader.into_inner();
+        file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(io)?;
+        Ok(Output { to: Box::new(BufWriter::new(file)) })
+    }
+}
+
+fn is_answer_to(answered: &Map<String, Value>, question: &Map<String, Value>) -> bool {
+    const ADDED: [&str; 3] = ["answer", "tokens", "logprob"];
+    let kept = |object: &Map<String, Value>| {
+        object
+            .iter()
+            .filter(|(k, _)| !ADDED.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
+    };
+    let (a, q): (Map<String, Value>, Map<String, Value>) = (kept(answered), kept(question));
+    a == q
+}

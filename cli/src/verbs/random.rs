@@ -1,0 +1,46 @@
+//! `random`: a checkpoint of random weights.
+
+use crate::{
+    args::Args,
+    output::{Meter, note, print_json, size},
+};
+use paligemma::{DType, Error, checkpoint::random_folder, config::Config};
+use serde_json::json;
+use std::{path::Path, process::ExitCode};
+
+pub(super) fn random(
+    args: &Args,
+    name: &str,
+    out: &Path,
+    dtype: DType,
+    seed: u64,
+) -> anyhow::Result<ExitCode> {
+    let Some(config) = Config::published(name) else {
+        return Err(Error::usage(format!("there is no size \"{name}\""))
+            .expected(format!("one of {}", Config::published_names().join(", ")))
+            .into());
+    };
+    let mut meter = Meter::new("random", args.quiet);
+    random_folder(&config, out, dtype, seed, &mut |done, total| meter.at(done, total))?;
+    drop(meter);
+    let parameters = config.num_parameters();
+    if args.json {
+        print_json(&json!({
+            "path": out,
+            "config": name,
+            "dtype": dtype.name(),
+            "seed": seed,
+            "parameters": parameters,
+            "bytes": parameters * dtype.size() as u64,
+        }))?;
+    }
+    note(
+        args.quiet || args.json,
+        format_args!(
+            "{}: random weights, {}; answers will be noise",
+            out.display(),
+            size(parameters * dtype.size() as u64)
+        ),
+    );
+    Ok(ExitCode::SUCCESS)
+}

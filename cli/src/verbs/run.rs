@@ -1,0 +1,164 @@
+//! `run`, and the task verbs that put the paper's words around the user's.
+
+use crate::{
+    args::{Args, Choosing, Opening, TaskArgs},
+    open,
+    output::{note, print_json, size},
+};
+use anyhow::Context;
+use paligemma::{
+    Error, Result,
+    image::Picture,
+    peak_rss,
+    session::{Reply, Session},
+    text::Task,
+};
+use serde_json::json;
+use std::{
+    io::{self, Read, Write},
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// The most bytes of an image that are read from stdin.
+const MAX_STDIN: u64 = 128 << 20;
+
+pub(super) fn run(
+    args: &Args,
+    model: &str,
+    images_and_prompt: &[String],
+    opening: &Opening,
+    choosing: &Choosing,
+) -> anyhow::Result<ExitCode> {
+    let Some((prompt, images)) = images_and_prompt.split_last() else {
+        return Err(Error::usage("no image and no prompt").into());
+    };
+    if Path::new(prompt).is_file() && !images.iter().any(|image| image == "-" || Path::new(image).is_file()) {
+        return Err(Error::usage(format!("the prompt \"{prompt}\" is a file, and \"{}\" is not", images[0]))
+            .expected("the images first, then the prompt")
+            .into());
+    }
+    answer(args, model, images, prompt, opening, choosing)
+}
+
+/// Words that a verb has no use for are a mistake.
+pub(super) fn no_words(task: &TaskArgs) -> Result<()> {
+    if task.words.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("this verb takes no words, and got \"{}\"", task.words.join(" ")))
+        .hint("to ask a question use `ask`; to give a prompt of your own use `run`"))
+}
+
+/// Each argument is a thing, and `;` separates things within one.
+pub(super) fn things(task: &TaskArgs) -> Vec<&str> {
+    task.words.iter().flat_map(|words| words.split(';')).map(str::trim).filter(|w| !w.is_empty()).collect()
+}
+
+pub(super) fn task(args: &Args, task: &TaskArgs, prompt: &Task<'_>) -> anyhow::Result<ExitCode> {
+    let prefix = prompt.prefix()?;
+    let images = std::slice::from_ref(&task.image);
+    answer(args, &task.model.model, images, &prefix, &task.opening, &task.choosing)
+}
+
+fn answer(
+    args: &Args,
+    model: &str,
+    images: &[String],
+    prompt: &str,
+    opening: &Opening,
+    choosing: &Choosing,
+) -> anyhow::Result<ExitCode> {
+    let options = choosing.options()?;
+    if let Some(missing) = images.iter().find(|image| *image != "-" && !Path::new(image).exists()) {
+        return Err(Error::input(format!("there is no image {missing}"))
+            .hint("the last argument is the prompt; quote a prompt of several words")
+            .into());
+    }
+    let start = Instant::now();
+    let session = open::session(args, model, &opening.options(images.len(), 1, choosing))?;
+    let load = start.elapsed();
+    let first = Instant::now();
+    let pictures = images.iter().map(|image| read(&session, image)).collect::<Result<Vec<_>>>()?;
+    let prompt = session.prompt(&pictures, prompt)?;
+    let image_decode = first.elapsed();
+    let (image_tokens, prompt_tokens) =
+        (pictures.len() * session.model().config().vision.num_tokens(), prompt.ids.len());
+
+    let mut broken: Option<io::Error> = None;
+    let mut ttft: Option<Duration> = None;
+    let stream = !args.json;
+    let cancel = Some(open::cancel_flag());
+    let (replies, timings) = session
+        .answer(std::slice::from_ref(&prompt), &options, &choosing.stop, cancel, &mut |_, text| {
+            ttft.get_or_insert_with(|| first.elapsed());
+            if stream && broken.is_none() {
+                let mut out = io::stdout().lock();
+                broken = out.write_all(text.as_bytes()).and_then(|()| out.flush()).err();
+                if broken.is_some() {
+                    // Nobody reads on: the rest need not be computed.
+                    open::cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+            }
+        })
+        .or_else(|e| match broken.take() {
+            Some(broken) => Err(broken).context("stdout"),
+            None => Err(e.into()),
+        })?;
+    let Some(Reply { text, answer }) = replies.into_iter().next() else {
+        return Err(Error::model("no answer").into());
+    };
+    let ttft = image_decode + timings.image_encode + timings.prefill;
+    // The first token comes with the prefill; the others are decoded.
+    let decoded = timings.tokens.saturating_sub(1);
+    let tokens_per_s = if decoded == 0 { 0.0 } else { decoded as f64 / timings.decode.as_secs_f64() };
+    let peak = peak_rss().unwrap_or(0);
+    if args.json {
+        print_json(&json!({
+            "text": text,
+            "tokens": answer.tokens,
+            "logprobs": answer.logprobs,
+            "prompt_tokens": prompt_tokens,
+            "image_tokens": image_tokens,
+            "finish_reason": answer.finish_reason.name(),
+            "timings": {
+                "load_s": load.as_secs_f64(),
+                "image_decode_s": image_decode.as_secs_f64(),
+                "image_encode_s": timings.image_encode.as_secs_f64(),
+                "prefill_s": timings.prefill.as_secs_f64(),
+                "ttft_s": ttft.as_secs_f64(),
+                "decode_s": timings.decode.as_secs_f64(),
+                "tokens_per_s": tokens_per_s,
+            },
+            "peak_rss_bytes": peak,
+        }))?;
+    } else {
+        writeln!(io::stdout().lock())?;
+    }
+    note(
+        args.quiet || args.json,
+        format_args!(
+            "load {:.1} s · image {:.2} s · prefill {:.2} s · {} tokens at {tokens_per_s:.1}/s · {} · {}",
+            load.as_secs_f64(),
+            (image_decode + timings.image_encode).as_secs_f64(),
+            timings.prefill.as_secs_f64(),
+            answer.tokens.len(),
+            answer.finish_reason.name(),
+            size(peak),
+        ),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(session: &Session, image: &str) -> Result<Picture> {
+    if image != "-" {
+        return session.read_image(Path::new(image));
+    }
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(MAX_STDIN + 1).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
+    if bytes.len() as u64 > MAX_STDIN {
+        return Err(Error::input("the image on stdin is over 128 MiB"));
+    }
+    session.decode_image(&bytes).map_err(|e| e.at("stdin"))
+}

@@ -1,0 +1,67 @@
+//! `verify`: a golden recomputed.
+
+use crate::{
+    args::Args,
+    open,
+    output::{print_json, print_line},
+};
+use paligemma::{
+    DType,
+    session::load_model,
+    verify::{Golden, verify as compare},
+};
+use serde_json::json;
+use std::{path::Path, process::ExitCode};
+
+pub(super) fn verify(
+    args: &Args,
+    model: &str,
+    golden: &Path,
+    dtype: DType,
+    sliding_window: bool,
+) -> anyhow::Result<ExitCode> {
+    let golden = Golden::open(golden)?;
+    let checkpoint = open::checkpoint(args, model)?;
+    let (images, text) = golden.num_tokens();
+    let model =
+        load_model(&checkpoint, Some(dtype), images * checkpoint.config().vision.num_tokens(), text, 1)?
+            .with_sliding_window(sliding_window);
+    let verdict = compare(&model, &golden, dtype)?;
+    if args.json {
+        let tensors: Vec<_> = verdict
+            .tensors
+            .iter()
+            .map(|t| match t.ok {
+                Some(ok) => json!({
+                    "name": t.name,
+                    "max_abs": t.max_abs,
+                    "max_rel": t.max_rel,
+                    "tolerance": t.tolerance,
+                    "ok": ok,
+                }),
+                None => json!({ "name": t.name, "checked": false, "ok": null }),
+            })
+            .collect();
+        print_json(&json!({ "ok": verdict.ok(), "tensors": tensors }))?;
+    } else {
+        for t in &verdict.tensors {
+            let line = match t.ok {
+                Some(ok) => format!(
+                    "{} {}  max_abs {:.2e}  max_rel {:.2e}  tolerance {:.0e}",
+                    if ok { "ok     " } else { "DEPARTS" },
+                    t.name,
+                    t.max_abs,
+                    t.max_rel,
+                    t.tolerance
+                ),
+                None => format!("        {}  not checked: gradients are not computed yet", t.name),
+            };
+            print_line(line)?;
+        }
+        match verdict.first_departure() {
+            Some(t) => print_line(format_args!("the first to depart is {}", t.name))?,
+            None => print_line("all agree")?,
+        }
+    }
+    Ok(if verdict.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

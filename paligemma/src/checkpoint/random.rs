@@ -1,0 +1,103 @@
+//! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
+
+use super::write::write_folder;
+use crate::{
+    Result,
+    config::Config,
+    image::ProcessorSettings,
+    text::{stand_in_tokenizer, stand_in_tokenizer_config},
+};
+use paligemma_tensor::{DType, Tensor, bf16, f16};
+use rayon::prelude::*;
+use std::path::Path;
+
+/// Ids of `<loc…>` and `<seg…>`, which stand before `<image>`.
+const NUM_LOC_AND_SEG: usize = 1024 + 128;
+
+/// Writes a folder with config.json, the weights, a stand-in tokenizer and the published processor settings.
+/// Equal seeds give equal bytes. `progress(done, total)` is told in bytes.
+///
+/// # Errors
+/// A folder that holds something else; a full disk.
+pub fn random_folder(
+    config: &Config,
+    folder: &Path,
+    dtype: DType,
+    seed: u64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let loc0 = config.image_token_index.saturating_sub(NUM_LOC_AND_SEG);
+    let tokenizer = stand_in_tokenizer(loc0, config.image_token_index)?;
+    let processor = ProcessorSettings::published(config.vision.image_size);
+    let processor = processor.to_json(config.vision.num_tokens()).to_string();
+    let files: [(&str, &[u8]); 3] = [
+        ("tokenizer.json", &tokenizer),
+        ("tokenizer_config.json", &stand_in_tokenizer_config()),
+        ("preprocessor_config.json", processor.as_bytes()),
+    ];
+    let total = config.num_parameters() * dtype.size() as u64;
+    let mut done = 0;
+    write_folder(config, folder, dtype, &files, &mut |name, shape| {
+        let tensor = random_tensor(name, shape, dtype, seed);
+        done += tensor.bytes().len() as u64;
+        progress(done, total);
+        Ok(tensor)
+    })
+}
+
+/// Numbers around zero (around one for the scales of layer norms), so spread that activations keep their size
+/// from layer to layer.
+fn random_tensor(name: &str, shape: &[usize], dtype: DType, seed: u64) -> Tensor {
+    let is_layer_norm = name.contains("layer_norm") || name.contains("vision_tower.post_layernorm");
+    let centre = if is_layer_norm && name.ends_with(".weight") { 1.0 } else { 0.0 };
+    let deviation = match shape {
+        // Scales, biases.
+        [_] => 0.02,
+        // A linear layer: one over the root of its inputs.
+        [_, inputs @ ..] => (inputs.iter().product::<usize>() as f32).powf(-0.5),
+        [] => 0.0,
+    };
+    // A uniform distribution of this half-width has that deviation.
+    let half_width = deviation * 3f32.sqrt();
+    let key = name.bytes().fold(mix(seed), |key, byte| mix(key ^ u64::from(byte)));
+    let number = |i: usize| {
+        let unit = (mix(key.wrapping_add(i as u64)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+        centre + half_width * unit
+    };
+    let n = shape.iter().product();
+    match dtype {
+        DType::F32 => Tensor::from_f32((0..n).into_par_iter().map(number).collect(), shape),
+        DType::BF16 => {
+            Tensor::from_bf16((0..n).into_par_iter().map(|i| bf16::from_f32(number(i))).collect(), shape)
+        }
+        DType::F16 => {
+            Tensor::from_f16((0..n).into_par_iter().map(|i| f16::from_f32(number(i))).collect(), shape)
+        }
+    }
+}
+
+/// SplitMix64: every input gives an unrelated output, so numbers can be made in any order.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_follow_the_seed_and_the_name() {
+        let make = |name, seed| random_tensor(name, &[300, 200], DType::F32, seed);
+        let x = make("a.weight", 1);
+        assert_eq!(x.as_f32(), make("a.weight", 1).as_f32());
+        assert_ne!(x.as_f32(), make("a.weight", 2).as_f32());
+        assert_ne!(x.as_f32(), make("b.weight", 1).as_f32());
+        let n = x.len() as f32;
+        let mean = x.as_f32().iter().sum::<f32>() / n;
+        let deviation = (x.as_f32().iter().map(|x| x * x).sum::<f32>() / n).sqrt();
+        assert!(mean.abs() < 1e-3 && (deviation * 200f32.sqrt() - 1.0).abs() < 0.01, "{mean} {deviation}");
+    }
+}
