@@ -2,6 +2,7 @@
 
 use crate::{DType, MappedFile};
 use half::{bf16, f16};
+use rayon::prelude::*;
 use std::{fmt, sync::Arc};
 
 /// A contiguous tensor, last dimension fastest. Clones share the elements.
@@ -155,8 +156,8 @@ impl Tensor {
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.dtype() {
             DType::F32 => self.as_f32().to_vec(),
-            DType::BF16 => self.as_bf16().iter().map(|x| x.to_f32()).collect(),
-            DType::F16 => self.as_f16().iter().map(|x| x.to_f32()).collect(),
+            DType::BF16 => each(self.as_bf16(), bf16::to_f32),
+            DType::F16 => each(self.as_f16(), f16::to_f32),
         }
     }
 
@@ -166,11 +167,11 @@ impl Tensor {
         if self.dtype() == dtype {
             return self.clone();
         }
-        let wide = self.to_f32_vec();
-        match dtype {
-            DType::F32 => Tensor::from_f32(wide, &self.shape),
-            DType::BF16 => Tensor::from_bf16(wide.into_iter().map(bf16::from_f32).collect(), &self.shape),
-            DType::F16 => Tensor::from_f16(wide.into_iter().map(f16::from_f32).collect(), &self.shape),
+        match (self.dtype(), dtype) {
+            (_, DType::F32) => Tensor::from_f32(self.to_f32_vec(), &self.shape),
+            (DType::F32, DType::BF16) => Tensor::from_bf16(each(self.as_f32(), bf16::from_f32), &self.shape),
+            (DType::F32, DType::F16) => Tensor::from_f16(each(self.as_f32(), f16::from_f32), &self.shape),
+            (_, DType::BF16 | DType::F16) => self.cast(DType::F32).cast(dtype),
         }
     }
 
@@ -185,6 +186,14 @@ impl Tensor {
             DType::F16 => Tensor::from_f16(permuted(self.as_f16(), &self.shape, axes), &shape),
         }
     }
+}
+
+/// f of every element, on all threads where there are many.
+fn each<T: Copy + Sync, U: Send>(elements: &[T], f: impl Fn(T) -> U + Sync + Send) -> Vec<U> {
+    if elements.len() < 1 << 16 {
+        return elements.iter().map(|&x| f(x)).collect();
+    }
+    elements.par_iter().with_min_len(1 << 14).map(|&x| f(x)).collect()
 }
 
 /// `elements` of `shape` in the order of `axes`. Moves in blocks so that a large transpose stays in the cache.
