@@ -380,8 +380,8 @@ fn companions_travel_with_the_weights() {
     let all =
         ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer.model"];
     assert_eq!(names, all);
-    let settings = paligemma::image::ProcessorSettings::from_folder(&back, 28).unwrap();
-    assert_eq!(settings, Some(paligemma::image::ProcessorSettings::published(28)));
+    let settings = paligemma::image::ProcessorSettings::from_folder(&back, 12).unwrap();
+    assert_eq!(settings, Some(paligemma::image::ProcessorSettings::published(12)));
 }
 
 #[test]
