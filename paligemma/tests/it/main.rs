@@ -1,6 +1,7 @@
 //! The library's integration tests: one file a subject.
 mod broken_files;
 mod checkpoint;
+mod end_to_end;
 mod generation;
 mod goldens;
 mod hostile_images;
