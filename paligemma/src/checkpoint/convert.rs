@@ -6,7 +6,7 @@ use super::{
     recognise::recognise,
     write::{Target, check_is_free, write_file, write_npz, write_safetensors},
 };
-use crate::{Error, Result, config::Config, image::ProcessorSettings};
+use crate::{Error, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
 use paligemma_tensor::DType;
 use serde_json::{Value, json};
 use std::{
@@ -106,6 +106,11 @@ fn to_folder(
         let vision = &input.config().vision;
         let processor = ProcessorSettings::published(vision.image_size).to_json(vision.num_tokens());
         files.push(("preprocessor_config.json".into(), processor.to_string().into_bytes()));
+        let has = |name: &str| files.iter().any(|(n, _)| n == name);
+        if has("tokenizer.json") && !has("tokenizer_config.json") {
+            // Without it transformers does not know which pieces are BOS and EOS.
+            files.push(("tokenizer_config.json".into(), stand_in_tokenizer_config()));
+        }
     }
     let mut done = 0;
     let mut wrote = |bytes| {

@@ -235,6 +235,7 @@ fn decode_png(bytes: &[u8], grey16: Grey16) -> Result<Picture> {
         return Err(Error::input("this PNG is broken: it ends before its picture does"));
     };
     check_size(width, height, 1)?;
+    check_png_palette(bytes)?;
     // With alpha of its own Pillow keeps the high byte; a transparent colour (tRNS), which the decoder turns into
     // alpha, changes nothing for it.
     let grey16 = if bytes.get(25) == Some(&0) { grey16 } else { Grey16::HighByte };
@@ -246,6 +247,25 @@ fn decode_png(bytes: &[u8], grey16: Grey16) -> Result<Picture> {
     let xmp = decoder.xmp_metadata().ok().flatten().unwrap_or_default();
     let picture = read(decoder, (width, height), "PNG", grey16)?;
     upright(picture, orientation(&exif, &xmp))
+}
+
+/// Refuses a palette that is no whole number of colours: the png crate (0.18.1) would index beyond it.
+fn check_png_palette(bytes: &[u8]) -> Result<()> {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    while let Some((&head, after)) = rest.split_first_chunk::<8>() {
+        let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        match &head[4..] {
+            b"PLTE" if !(1..=256 * 3).contains(&len) || !len.is_multiple_of(3) => {
+                return Err(Error::input(format!("this PNG is broken: its palette has {len} bytes"))
+                    .expected("three for each of 1 to 256 colours"));
+            }
+            b"IDAT" => break,
+            _ => {}
+        }
+        // The chunk's data and its checksum.
+        rest = after.get(len.saturating_add(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn decode_webp(bytes: &[u8], grey16: Grey16) -> Result<Picture> {

@@ -371,14 +371,20 @@ fn companions_travel_with_the_weights() {
     let e = quietly(&source, &beside.join("z.npz"), None).unwrap_err();
     assert!(e.to_string().contains("tokenizer.json"), "{e}");
     assert!(!beside.join("z.npz").exists());
-    // The folder of an npz has its tokenizer and the published processor's settings, not those that lie about.
+    // The folder of an npz has its tokenizer and what transformers' processor needs, not what lies about.
     fs::write(beside.join("preprocessor_config.json"), "{}").unwrap();
     let back = at.path().join("back");
     quietly(&open(&beside.join("x.npz")), &back, None).unwrap();
     let mut names: Vec<_> = fs::read_dir(&back).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    let all =
-        ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json", "tokenizer.model"];
+    let all = [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    ];
     assert_eq!(names, all);
     let settings = paligemma::image::ProcessorSettings::from_folder(&back, 12).unwrap();
     assert_eq!(settings, Some(paligemma::image::ProcessorSettings::published(12)));

@@ -36,9 +36,6 @@ fn check(model: &PaliGemma, golden: &str, names: &[&str]) {
     let verdict =
         verify(model, &Golden::open(&path(&format!("{golden}.safetensors"))).unwrap(), DType::F32).unwrap();
     let computed: Vec<_> = verdict.tensors.iter().filter(|t| t.ok.is_some()).collect();
-    for t in &computed {
-        println!("{golden} {}: max_abs {:.1e}, max_rel {:.1e}", t.name, t.max_abs, t.max_rel);
-    }
     assert!(verdict.ok(), "{golden}: {:?}", verdict.first_departure());
     assert_eq!(computed.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), names, "{golden}");
 }
@@ -106,7 +103,6 @@ fn drift_in_bf16_is_below_transformers() {
         let bf16 = load_changed(model, Some(DType::BF16), |_| {});
         let verdict = verify(&bf16, &golden, DType::BF16).unwrap();
         for (t, theirs) in verdict.tensors.iter().zip([image_features, logits, loss]) {
-            println!("{model} {}: {:.4}, transformers {theirs:.4}", t.name, t.max_rel);
             // The loss is a single number, in which errors may cancel by luck; it gets the logits' bound.
             let bound = if t.name == "loss" { logits } else { theirs };
             assert!(t.max_rel <= bound, "{model} {}: {} > {theirs}", t.name, t.max_rel);

@@ -154,6 +154,11 @@ fn pngs() -> Vec<Case> {
         case("colour type 5", png_header(2, 2, 8, 5, 0), Error("broken")),
         case("no palette", black_png(2, 2, 8, 3, &[]), Error("broken")),
         case("palette too short", black_png(2, 2, 8, 3, &[chunk(b"PLTE", &[1, 2])]), Any),
+        case(
+            "palette of a colour and a third, found by fuzzing",
+            black_png(2, 2, 1, 3, &[chunk(b"PLTE", &[9; 4]), chunk(b"tRNS", &[0, 1])]),
+            Error("palette has 4 bytes"),
+        ),
         case("palette of 257", black_png(2, 2, 8, 3, &[chunk(b"PLTE", &[9; 771])]), Any),
         case(
             "palette",
