@@ -5,7 +5,7 @@ use crate::{
     output::{Meter, note},
 };
 use paligemma::{
-    Error, Result,
+    Error, Kind, Result,
     checkpoint::{
         Checkpoint,
         hub::{HubOptions, Want},
@@ -85,7 +85,15 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
     if !Path::new(name).exists() {
         note(args.quiet, &location);
     }
-    Session::open(&location.path, options)
+    Session::open(&location.path, options).map_err(|e| {
+        // No published model was trained on more; the answer's length is what asks for the memory.
+        let is_long = options.text_tokens > 8192;
+        if is_long && e.kind() == Kind::Resource {
+            e.hint("ask for fewer tokens with --max-tokens")
+        } else {
+            e
+        }
+    })
 }
 
 /// Sets the number of threads for everything that follows.
