@@ -66,7 +66,7 @@ pub(crate) enum Verb {
         #[command(flatten)]
         model: ModelArg,
         /// Image files (`-` is stdin), then the prompt.
-        #[arg(required = true, num_args = 2.., value_names = ["IMAGE", "PROMPT"])]
+        #[arg(required = true, num_args = 1.., value_names = ["IMAGE", "PROMPT"])]
         images_and_prompt: Vec<String>,
         #[command(flatten)]
         opening: Opening,

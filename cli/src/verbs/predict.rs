@@ -16,6 +16,7 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 /// The longest line that is read.
@@ -72,10 +73,10 @@ pub(super) fn predict(
             Err(e) => state.report(number, job.data, &e),
         }
         if batch.len() == job.batch {
-            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
         }
     }
-    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
     if args.json && job.output.is_some() {
         print_json(&json!({
             "answered": state.answered,
@@ -96,6 +97,8 @@ struct State {
     bad: Vec<usize>,
     answered: usize,
     resumed: usize,
+    /// When the progress was last told.
+    told: Option<Instant>,
 }
 
 impl State {
@@ -119,12 +122,19 @@ fn answer(
     stops: &[String],
     out: &mut Output,
     state: &mut State,
+    quiet: bool,
 ) -> anyhow::Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
     let (questions, prompts): (Vec<Question>, Vec<Prompt>) = batch.drain(..).unzip();
     let (replies, _) = session.answer(&prompts, options, stops, Some(open::cancel_flag()), &mut |_, _| {})?;
+    if state.told.is_none_or(|told| told.elapsed() > Duration::from_secs(10)) {
+        // The first time nothing is said: a short run has nothing to tell on its way.
+        if state.told.replace(Instant::now()).is_some() {
+            note(quiet, format_args!("{} answered", state.answered));
+        }
+    }
     for (question, reply) in questions.into_iter().zip(replies) {
         let mut object = question.object;
         object.insert("answer".into(), json!(reply.text));

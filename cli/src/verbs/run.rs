@@ -30,8 +30,15 @@ pub(super) fn run(
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
-    let Some((prompt, images)) = images_and_prompt.split_last() else {
-        return Err(Error::usage("no image and no prompt").into());
+    let Some((prompt, images)) = images_and_prompt.split_last().filter(|(_, images)| !images.is_empty())
+    else {
+        return Err(Error::usage(format!(
+            "there is one argument after the model: {}",
+            images_and_prompt.join("")
+        ))
+        .expected("an image or more, then the prompt")
+        .hint("as in `paligemma run MODEL cat.jpg 'caption en'`; an empty prompt is ''")
+        .into());
     };
     if Path::new(prompt).is_file() && !images.iter().any(|image| image == "-" || Path::new(image).is_file()) {
         return Err(Error::usage(format!("the prompt \"{prompt}\" is a file, and \"{}\" is not", images[0]))
