@@ -15,6 +15,8 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 use tempfile::TempDir;
 
@@ -131,6 +133,22 @@ impl From<Output> for Ran {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
+}
+
+/// The exit code of a program that may never end if it is wrong: it is given twenty seconds.
+fn code_in_time(mut child: Child) -> Option<i32> {
+    // `wait` would close its stdin, which is a way to end too.
+    let stdin = child.stdin.take();
+    for _ in 0..2000 {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        sleep(Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(stdin);
+    None
 }
 
 fn keys(value: &Value) -> Vec<&str> {

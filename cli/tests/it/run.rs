@@ -1,8 +1,8 @@
 //! `run` and the task verbs.
 
-use crate::{Scene, keys};
+use crate::{Scene, code_in_time, keys};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, process::Stdio};
 
 /// Tokens drawn at random, so that the tiny model says more than one thing.
 const DRAWN: [&str; 6] = ["--temperature", "1", "--seed", "3", "-n", "12"];
@@ -189,7 +189,10 @@ fn what_cannot_fit_in_memory_is_refused_before_it_is_loaded() {
     let scene = Scene::new();
     // A tiny model and an answer so long that no machine holds its keys and values.
     for tokens in ["1000000000000", "18446744073709551615"] {
-        let ran = scene.run(&["run", "m", "a.png", "x", "-n", tokens]);
+        let args = ["run", "m", "a.png", "x", "-n", tokens];
+        let child = scene.command(&args).stdout(Stdio::null()).spawn().unwrap();
+        assert_eq!(code_in_time(child), Some(5));
+        let ran = scene.run(&args);
         assert!(ran.code == 5 && ran.out.is_empty(), "{ran:?}");
         assert!(ran.err.contains(" are available") && ran.err.contains("--max-tokens"), "{ran:?}");
     }
