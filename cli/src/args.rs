@@ -1,30 +1,52 @@
 //! Every verb and flag, in one place: help, man pages and completions are made from this.
 
 use crate::exit::CODES;
-use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
-    DType,
+    DType, Isa,
     generate::{BeamRule, Options, Sampling},
     image::Choice,
     session::SessionOptions,
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
+
+/// `--version`; `-V` gives its first line alone.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{}\n{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name()));
+
+/// What `--help` says at its end.
+static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "Examples:\n  \
+        paligemma random tiny ./tiny                                      a model to try things with\n  \
+        paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'    an answer, streamed\n  \
+        paligemma detect ./model cat.jpg cat --json                       the same as JSON\n  \
+        paligemma run --help                                              more of a verb\n\n{CODES}"
+    )
+});
 
 /// PaliGemma: look at a picture and answer.
 #[derive(Parser, Debug)]
-#[command(name = "paligemma", version, max_term_width = 100, after_help = CODES, propagate_version = true)]
+#[command(
+    name = "paligemma",
+    version,
+    long_version = VERSION.as_str(),
+    max_term_width = 100,
+    after_help = AFTER_HELP.as_str(),
+    propagate_version = true
+)]
 pub(crate) struct Args {
     /// Print JSON on stdout.
-    #[arg(long, global = true, env = "PALIGEMMA_JSON")]
+    #[arg(long, global = true, env = "PALIGEMMA_JSON", value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,
     /// Say nothing on stderr but errors.
-    #[arg(long, short, global = true, env = "PALIGEMMA_QUIET")]
+    #[arg(long, short, global = true, env = "PALIGEMMA_QUIET", value_parser = FalseyValueParser::new())]
     pub(crate) quiet: bool,
     /// Threads to compute with; all cores if not given.
     #[arg(long, global = true, value_name = "N", env = "PALIGEMMA_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Use no network, as with HF_HUB_OFFLINE=1.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, env = "PALIGEMMA_OFFLINE", value_parser = FalseyValueParser::new())]
     pub(crate) offline: bool,
     #[command(subcommand)]
     pub(crate) verb: Verb,
@@ -33,15 +55,18 @@ pub(crate) struct Args {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
     /// Answer a prompt about one or more images, streaming the raw text.
-    #[command(after_help = "Examples:\n  \
+    #[command(
+        override_usage = "paligemma run [OPTIONS] <MODEL> <IMAGE>... <PROMPT>",
+        after_help = "Examples:\n  \
         paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'\n  \
         paligemma run ./model left.png right.png 'answer en Is it the same place?' --json\n  \
-        cat cat.jpg | paligemma run ./model - 'detect cat'")]
+        cat cat.jpg | paligemma run ./model - 'detect cat'"
+    )]
     Run {
         #[command(flatten)]
         model: ModelArg,
         /// Image files (`-` is stdin), then the prompt.
-        #[arg(required = true, num_args = 2.., value_names = ["IMAGE", "PROMPT"])]
+        #[arg(required = true, num_args = 1.., value_names = ["IMAGE", "PROMPT"])]
         images_and_prompt: Vec<String>,
         #[command(flatten)]
         opening: Opening,
@@ -65,8 +90,8 @@ pub(crate) enum Verb {
     Segment(TaskArgs),
     /// Answer every line of a JSONL file with the keys `image` and `prefix`.
     #[command(
-        after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in the same \
-        order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
+        after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in place of \
+        keys so called, in the same order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
         Started again with the same -o it goes on where it stopped. Bad lines are reported by number and left out; \
         the exit code is then 3.\n\nExample:\n  paligemma predict ./model val.jsonl -o answers.jsonl --batch 4"
     )]
@@ -79,7 +104,7 @@ pub(crate) enum Verb {
         #[arg(long, short)]
         output: Option<PathBuf>,
         /// Prompts that are answered together.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+        #[arg(long, default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
         batch: u16,
         #[command(flatten)]
         opening: Opening,
@@ -160,6 +185,7 @@ pub(crate) enum Verb {
         id: String,
     },
     /// List the models in the Hugging Face cache.
+    #[command(after_help = "Example:\n  paligemma ls --json")]
     Ls,
     /// Remove a model from the Hugging Face cache.
     #[command(after_help = "Example:\n  paligemma rm google/paligemma-3b-pt-224 -y")]
@@ -171,6 +197,7 @@ pub(crate) enum Verb {
         yes: bool,
     },
     /// Check this machine: processor, memory, disk, cache, token.
+    #[command(after_help = "Example:\n  paligemma doctor")]
     Doctor,
     /// Print a shell's completion script.
     #[command(after_help = "Example:\n  paligemma completions bash > /etc/bash_completion.d/paligemma")]
@@ -219,13 +246,13 @@ pub(crate) struct Opening {
     #[arg(long, default_value = "auto", env = "PALIGEMMA_PREPROCESS")]
     preprocess: PreprocessArg,
     /// Resize without antialiasing (reference preprocessing only).
-    #[arg(long)]
+    #[arg(long, env = "PALIGEMMA_NO_ANTIALIAS", value_parser = FalseyValueParser::new())]
     no_antialias: bool,
     /// A tokenizer file in place of the one beside the model.
     #[arg(long, value_name = "FILE", env = "PALIGEMMA_TOKENIZER")]
     tokenizer: Option<PathBuf>,
     /// Use the config's sliding window, as transformers does; it matters beyond 4096 tokens.
-    #[arg(long)]
+    #[arg(long, env = "PALIGEMMA_SLIDING_WINDOW", value_parser = FalseyValueParser::new())]
     sliding_window: bool,
 }
 
@@ -238,8 +265,8 @@ impl Opening {
             tokenizer: self.tokenizer.clone(),
             sliding_window: self.sliding_window,
             images,
-            batch: batch * choosing.beams,
-            text_tokens: 128 + choosing.max_tokens,
+            batch: batch.saturating_mul(choosing.beams),
+            text_tokens: choosing.max_tokens.saturating_add(128),
         }
     }
 }
@@ -251,13 +278,13 @@ pub(crate) struct Choosing {
     #[arg(long, short = 'n', default_value_t = 128, env = "PALIGEMMA_MAX_TOKENS")]
     max_tokens: usize,
     /// 0 is greedy; above, tokens are drawn at random.
-    #[arg(long, default_value_t = 0.0, env = "PALIGEMMA_TEMPERATURE")]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, env = "PALIGEMMA_TEMPERATURE")]
     temperature: f32,
     /// Draw among the K likeliest only.
     #[arg(long, value_name = "K", env = "PALIGEMMA_TOP_K")]
     top_k: Option<usize>,
     /// Draw among the likeliest that together reach probability P.
-    #[arg(long, value_name = "P", env = "PALIGEMMA_TOP_P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, env = "PALIGEMMA_TOP_P")]
     top_p: Option<f32>,
     /// Equal seeds give equal answers.
     #[arg(long, default_value_t = 0, env = "PALIGEMMA_SEED")]
@@ -266,7 +293,7 @@ pub(crate) struct Choosing {
     #[arg(long, default_value_t = 1, value_name = "N", env = "PALIGEMMA_BEAMS")]
     beams: usize,
     /// Whose beam search: transformers' or big_vision's (reference).
-    #[arg(long, default_value = "transformers")]
+    #[arg(long, default_value = "transformers", env = "PALIGEMMA_BEAM_RULE")]
     beam_rule: BeamRuleArg,
     /// End the answer before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]

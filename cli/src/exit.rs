@@ -1,5 +1,6 @@
 //! Exit codes and the last words of a failed run.
 
+use crate::output::to_stderr;
 use paligemma::Kind;
 use std::{io, process::ExitCode};
 
@@ -20,12 +21,11 @@ pub(crate) fn code(kind: Kind) -> u8 {
 }
 
 /// Says what went wrong and gives the code. A reader that closed the pipe wanted no more: that is no error.
-#[allow(clippy::print_stderr, reason = "this is where errors go")]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("error: {error}");
+    to_stderr(format_args!("error: {error}"));
     match error.downcast_ref::<paligemma::Error>() {
         Some(e) => ExitCode::from(code(e.kind())),
         None => ExitCode::FAILURE,

@@ -5,7 +5,7 @@ use crate::{
     output::{Meter, note},
 };
 use paligemma::{
-    Error, Result,
+    Error, Kind, Result,
     checkpoint::{
         Checkpoint,
         hub::{HubOptions, Want},
@@ -19,6 +19,7 @@ use std::{
 };
 
 static CANCEL: AtomicBool = AtomicBool::new(false);
+static HEEDED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the user pressed Ctrl-C.
 pub(crate) fn is_cancelled() -> bool {
@@ -30,12 +31,29 @@ pub(crate) fn cancel_flag() -> &'static AtomicBool {
     &CANCEL
 }
 
-/// The first Ctrl-C asks the work to stop, the second ends the process.
-#[allow(clippy::exit, reason = "the user asked twice")]
+/// While it lives, the work at hand looks at [`is_cancelled`] and stops by itself.
+pub(crate) struct Heeding;
+
+impl Heeding {
+    pub(crate) fn begin() -> Heeding {
+        HEEDED.store(true, Ordering::Relaxed);
+        Heeding
+    }
+}
+
+impl Drop for Heeding {
+    fn drop(&mut self) {
+        HEEDED.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Ctrl-C asks work that heeds it to stop; a second one, or one during other work, ends the process. Files that
+/// were being written then stay under their unfinished names, which the next run takes over.
+#[allow(clippy::exit, reason = "the user asked for it")]
 pub(crate) fn watch_ctrl_c() {
     // Without a handler Ctrl-C ends the process at once, which is acceptable too.
     let _ = ctrlc::set_handler(|| {
-        if CANCEL.swap(true, Ordering::Relaxed) {
+        if CANCEL.swap(true, Ordering::Relaxed) || !HEEDED.load(Ordering::Relaxed) {
             std::process::exit(130);
         }
     });
@@ -52,6 +70,7 @@ pub(crate) fn hub_options(args: &Args) -> Result<HubOptions> {
 pub(crate) fn find(args: &Args, name: &str, want: Want) -> Result<Location> {
     let options = HubOptions { want, ..hub_options(args)? };
     let mut meter = Meter::new("pull", args.quiet);
+    let _heeding = Heeding::begin();
     locate(name, &options, &mut |progress| meter.hear(progress))
 }
 
@@ -66,7 +85,15 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
     if !Path::new(name).exists() {
         note(args.quiet, &location);
     }
-    Session::open(&location.path, options)
+    Session::open(&location.path, options).map_err(|e| {
+        // No published model was trained on more; the answer's length is what asks for the memory.
+        let is_long = options.text_tokens > 8192;
+        if is_long && e.kind() == Kind::Resource {
+            e.hint("ask for fewer tokens with --max-tokens")
+        } else {
+            e
+        }
+    })
 }
 
 /// Sets the number of threads for everything that follows.

@@ -1,6 +1,6 @@
 //! stdout and stderr: data here, everything else there.
 
-use paligemma::checkpoint::hub::Progress;
+use paligemma::{Error, checkpoint::hub::Progress};
 use serde::Serialize;
 use std::{
     io::{self, IsTerminal, Write},
@@ -10,25 +10,33 @@ use std::{
 
 /// One JSON value and a line break on stdout.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, value).map_err(io::Error::from)?;
-    writeln!(out)?;
-    Ok(out.flush()?)
+    let mut line = serde_json::to_vec(value).map_err(io::Error::from)?;
+    line.push(b'\n');
+    print(&line)
 }
 
 /// Text and a line break on stdout.
 pub(crate) fn print_line(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    print(format!("{text}\n").as_bytes())
+}
+
+/// Bytes on stdout, at once.
+pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    Ok(out.flush()?)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e).into())
 }
 
 /// A line on stderr unless `quiet`.
-#[allow(clippy::print_stderr, reason = "this is where notes go")]
 pub(crate) fn note(quiet: bool, text: impl std::fmt::Display) {
     if !quiet {
-        eprintln!("{text}");
+        to_stderr(text);
     }
+}
+
+/// A line on stderr.
+pub(crate) fn to_stderr(text: impl std::fmt::Display) {
+    // Where stderr is closed or full there is nobody left to tell.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// `5.4 GiB`

@@ -102,6 +102,13 @@ impl Error {
         self
     }
 
+    /// Says who has to act, where that is someone else than the error at first thought.
+    #[must_use]
+    pub fn of_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
     /// Adds the error underneath.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

@@ -18,8 +18,9 @@ use std::{
 pub(super) fn pull(args: &Args, id: &str) -> anyhow::Result<ExitCode> {
     let id = HubId::parse(id)?;
     let mut meter = Meter::new("pull", args.quiet);
+    let heeding = open::Heeding::begin();
     let snapshot = hub::pull(&id, &open::hub_options(args)?, &mut |progress| meter.hear(progress))?;
-    drop(meter);
+    drop((meter, heeding));
     if args.json {
         print_json(&json!({ "id": id.to_string(), "commit": snapshot.commit, "path": snapshot.path }))?;
     } else {
@@ -45,7 +46,7 @@ pub(super) fn ls(args: &Args) -> anyhow::Result<ExitCode> {
                 })
             })
             .collect();
-        print_json(&list)?;
+        print_json(&json!({ "models": list }))?;
         return Ok(ExitCode::SUCCESS);
     }
     for m in models {

@@ -1,17 +1,26 @@
 //! Completions and man pages, generated from the arguments' definitions.
 
-use crate::args::Args;
+use crate::{
+    args::Args,
+    output::{print, print_json},
+};
 use clap::CommandFactory;
 use paligemma::Error;
-use std::{io::Write, process::ExitCode};
+use serde_json::json;
+use std::process::ExitCode;
 
-pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+pub(super) fn completions(args: &Args, shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "paligemma", &mut script);
-    write(&script)
+    if args.json {
+        print_json(&json!({ "shell": shell.to_string(), "script": String::from_utf8_lossy(&script) }))?;
+    } else {
+        print(&script)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn man(verb: Option<&str>) -> anyhow::Result<ExitCode> {
+pub(super) fn man(args: &Args, verb: Option<&str>) -> anyhow::Result<ExitCode> {
     let mut program = Args::command();
     program.build();
     let command = match verb {
@@ -28,12 +37,10 @@ pub(super) fn man(verb: Option<&str>) -> anyhow::Result<ExitCode> {
     };
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
-    write(&page)
-}
-
-fn write(bytes: &[u8]) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()?;
+    if args.json {
+        print_json(&json!({ "page": String::from_utf8_lossy(&page) }))?;
+    } else {
+        print(&page)?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Ls => cache::ls(args),
         Verb::Rm { id, yes } => cache::rm(args, id, *yes),
         Verb::Doctor => doctor::doctor(args),
-        Verb::Completions { shell } => generated::completions(*shell),
-        Verb::Man { verb } => generated::man(verb.as_deref()),
+        Verb::Completions { shell } => generated::completions(args, *shell),
+        Verb::Man { verb } => generated::man(args, verb.as_deref()),
     }
 }

@@ -16,10 +16,13 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 /// The longest line that is read.
 const MAX_LINE: u64 = 16 << 20;
+/// The longest line that may have been written: a line in and its answer.
+const MAX_ANSWER: u64 = 32 << 20;
 
 /// What is to be answered.
 pub(super) struct Job<'a> {
@@ -45,6 +48,13 @@ pub(super) fn predict(
     let options = choosing.options()?;
     let folder = job.data.parent().unwrap_or(Path::new("")).to_path_buf();
     let mut lines = Lines::open(job.data)?;
+    if let Some(output) = job.output
+        && output.canonicalize().is_ok_and(|output| job.data.canonicalize().is_ok_and(|data| data == output))
+    {
+        return Err(Error::usage("the answers would go into the file of the questions")
+            .hint("give another -o")
+            .into());
+    }
     let mut state = State::default();
     let mut out = match job.output {
         Some(path) => Output::resume(path, job.data, &folder, &mut lines, &mut state)?,
@@ -52,17 +62,21 @@ pub(super) fn predict(
     };
     let session = open::session(args, model, &opening.options(1, job.batch, choosing))?;
     let mut batch: Vec<(Question, Prompt)> = Vec::new();
+    let _heeding = open::Heeding::begin();
     while let Some((number, line)) = lines.next()? {
-        let prepared = question(&line, &folder).and_then(|q| prepare(&session, q));
+        if open::is_cancelled() {
+            return Err(Error::new(Kind::Cancelled, "cancelled").into());
+        }
+        let prepared = line.and_then(|line| question(&line, &folder)).and_then(|q| prepare(&session, q));
         match prepared {
             Ok(ready) => batch.push(ready),
             Err(e) => state.report(number, job.data, &e),
         }
         if batch.len() == job.batch {
-            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
         }
     }
-    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state)?;
+    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
     if args.json && job.output.is_some() {
         print_json(&json!({
             "answered": state.answered,
@@ -83,6 +97,8 @@ struct State {
     bad: Vec<usize>,
     answered: usize,
     resumed: usize,
+    /// When the progress was last told.
+    told: Option<Instant>,
 }
 
 impl State {
@@ -106,12 +122,19 @@ fn answer(
     stops: &[String],
     out: &mut Output,
     state: &mut State,
+    quiet: bool,
 ) -> anyhow::Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
     let (questions, prompts): (Vec<Question>, Vec<Prompt>) = batch.drain(..).unzip();
     let (replies, _) = session.answer(&prompts, options, stops, Some(open::cancel_flag()), &mut |_, _| {})?;
+    if state.told.is_none_or(|told| told.elapsed() > Duration::from_secs(10)) {
+        // The first time nothing is said: a short run has nothing to tell on its way.
+        if state.told.replace(Instant::now()).is_some() {
+            note(quiet, format_args!("{} answered", state.answered));
+        }
+    }
     for (question, reply) in questions.into_iter().zip(replies) {
         let mut object = question.object;
         object.insert("answer".into(), json!(reply.text));
@@ -134,12 +157,16 @@ impl Lines {
     fn open(path: &Path) -> Result<Lines> {
         let file = File::open(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::input(format!("there is no data file {}", path.display())),
-            _ => Error::io(path, e),
+            _ => Error::io(path, e).of_kind(Kind::Input),
         })?;
+        if path.is_dir() {
+            return Err(Error::input(format!("{} is a folder", path.display())).expected("a JSONL file"));
+        }
         Ok(Lines { path: path.to_path_buf(), reader: BufReader::new(file), number: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<(usize, Vec<u8>)>> {
+    /// The next line's number and what stands there; a line that is too long to be read is an error of its own.
+    fn next(&mut self) -> Result<Option<(usize, Result<Vec<u8>>)>> {
         loop {
             let mut line = Vec::new();
             let read = (&mut self.reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
@@ -148,13 +175,15 @@ impl Lines {
             }
             self.number += 1;
             if line.len() as u64 > MAX_LINE {
-                return Err(Error::input("a line is over 16 MiB")
-                    .at(format!("{}:{}", self.path.display(), self.number))
-                    .expected("one JSON object a line"));
+                if line.last() != Some(&b'\n') {
+                    self.reader.skip_until(b'\n').map_err(|e| Error::io(&self.path, e))?;
+                }
+                let error = Error::input("the line is over 16 MiB").expected("one JSON object a line");
+                return Ok(Some((self.number, Err(error))));
             }
             let line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&line).trim_ascii().to_vec();
             if !line.is_empty() {
-                return Ok(Some((self.number, line)));
+                return Ok(Some((self.number, Ok(line))));
             }
         }
     }
@@ -221,8 +250,8 @@ impl Output {
         let mut end = 0u64;
         loop {
             let mut line = Vec::new();
-            let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(io)?;
-            if read == 0 || line.last() != Some(&b'\n') {
+            let read = (&mut reader).take(MAX_ANSWER + 1).read_until(b'\n', &mut line).map_err(io)?;
+            if read == 0 {
                 break;
             }
             let place = format!("{}:{}", path.display(), state.resumed + 1);
@@ -231,14 +260,20 @@ impl Output {
                     .at(place.clone())
                     .hint(format!("give another -o, or remove {}", path.display()))
             };
+            if line.last() != Some(&b'\n') {
+                if !is_half_an_answer(&line, data, folder, lines.number)? {
+                    return Err(foreign());
+                }
+                break;
+            }
             let answered: Map<String, Value> = serde_json::from_slice(&line).map_err(|_| foreign())?;
-            if !["answer", "tokens", "logprob"].iter().all(|key| answered.contains_key(*key)) {
+            if !ADDED.iter().all(|key| answered.contains_key(*key)) {
                 return Err(foreign());
             }
             // The question of this answer: the next line of the data that has all its other keys.
             loop {
                 let Some((number, line)) = lines.next()? else { return Err(foreign()) };
-                match question(&line, folder) {
+                match line.and_then(|line| question(&line, folder)) {
                     Ok(question) if is_answer_to(&answered, &question.object) => break,
                     Ok(_) => {
                         state.report(
@@ -259,8 +294,36 @@ impl Output {
     }
 }
 
+/// Whether `half` is the beginning of an answer to a line of `data` behind number `after`. Only such may be cut off: any
+/// other text is somebody's, and stays.
+fn is_half_an_answer(half: &[u8], data: &Path, folder: &Path, after: usize) -> Result<bool> {
+    let mut lines = Lines::open(data)?;
+    while let Some((number, line)) = lines.next()? {
+        let Some(question) =
+            line.ok().filter(|_| number > after).and_then(|line| question(&line, folder).ok())
+        else {
+            continue;
+        };
+        let mut object = question.object;
+        // The beginning that does not depend on the answer.
+        let first_added = object.keys().position(|key| ADDED.contains(&key.as_str()));
+        if let Some(at) = first_added {
+            object = object.into_iter().take(at).collect();
+        }
+        object.insert(ADDED[0].into(), Value::Null);
+        let whole = Value::Object(object).to_string().into_bytes();
+        let fixed = &whole[..whole.len() - "\"answer\":null}".len()];
+        if half.iter().zip(fixed).all(|(a, b)| a == b) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What an answer's line has more than its question's.
+const ADDED: [&str; 3] = ["answer", "tokens", "logprob"];
+
 fn is_answer_to(answered: &Map<String, Value>, question: &Map<String, Value>) -> bool {
-    const ADDED: [&str; 3] = ["answer", "tokens", "logprob"];
     let kept = |object: &Map<String, Value>| {
         object
             .iter()

@@ -3,11 +3,10 @@
 use crate::{
     args::{Args, Choosing, Opening, TaskArgs},
     open,
-    output::{note, print_json, size},
+    output::{note, print, print_json, size},
 };
-use anyhow::Context;
 use paligemma::{
-    Error, Result,
+    Error, Kind, Result,
     image::Picture,
     peak_rss,
     session::{Reply, Session},
@@ -15,10 +14,10 @@ use paligemma::{
 };
 use serde_json::json;
 use std::{
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read},
     path::Path,
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// The most bytes of an image that are read from stdin.
@@ -31,8 +30,15 @@ pub(super) fn run(
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
-    let Some((prompt, images)) = images_and_prompt.split_last() else {
-        return Err(Error::usage("no image and no prompt").into());
+    let Some((prompt, images)) = images_and_prompt.split_last().filter(|(_, images)| !images.is_empty())
+    else {
+        return Err(Error::usage(format!(
+            "there is one argument after the model: {}",
+            images_and_prompt.join("")
+        ))
+        .expected("an image or more, then the prompt")
+        .hint("as in `paligemma run MODEL cat.jpg 'caption en'`; an empty prompt is ''")
+        .into());
     };
     if Path::new(prompt).is_file() && !images.iter().any(|image| image == "-" || Path::new(image).is_file()) {
         return Err(Error::usage(format!("the prompt \"{prompt}\" is a file, and \"{}\" is not", images[0]))
@@ -71,11 +77,7 @@ fn answer(
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
     let options = choosing.options()?;
-    if let Some(missing) = images.iter().find(|image| *image != "-" && !Path::new(image).exists()) {
-        return Err(Error::input(format!("there is no image {missing}"))
-            .hint("the last argument is the prompt; quote a prompt of several words")
-            .into());
-    }
+    check_images(images)?;
     let start = Instant::now();
     let session = open::session(args, model, &opening.options(images.len(), 1, choosing))?;
     let load = start.elapsed();
@@ -86,26 +88,25 @@ fn answer(
     let (image_tokens, prompt_tokens) =
         (pictures.len() * session.model().config().vision.num_tokens(), prompt.ids.len());
 
-    let mut broken: Option<io::Error> = None;
-    let mut ttft: Option<Duration> = None;
+    let mut broken: Option<anyhow::Error> = None;
     let stream = !args.json;
     let cancel = Some(open::cancel_flag());
+    let heeding = open::Heeding::begin();
     let (replies, timings) = session
         .answer(std::slice::from_ref(&prompt), &options, &choosing.stop, cancel, &mut |_, text| {
-            ttft.get_or_insert_with(|| first.elapsed());
             if stream && broken.is_none() {
-                let mut out = io::stdout().lock();
-                broken = out.write_all(text.as_bytes()).and_then(|()| out.flush()).err();
+                broken = print(text.as_bytes()).err();
                 if broken.is_some() {
                     // Nobody reads on: the rest need not be computed.
                     open::cancel_flag().store(true, std::sync::atomic::Ordering::Relaxed);
                 }
             }
         })
-        .or_else(|e| match broken.take() {
-            Some(broken) => Err(broken).context("stdout"),
-            None => Err(e.into()),
-        })?;
+        .map_err(|e| broken.take().unwrap_or(e.into()))?;
+    drop(heeding);
+    if let Some(broken) = broken {
+        return Err(broken);
+    }
     let Some(Reply { text, answer }) = replies.into_iter().next() else {
         return Err(Error::model("no answer").into());
     };
@@ -134,7 +135,7 @@ fn answer(
             "peak_rss_bytes": peak,
         }))?;
     } else {
-        writeln!(io::stdout().lock())?;
+        print(b"\n")?;
     }
     note(
         args.quiet || args.json,
@@ -151,9 +152,36 @@ fn answer(
     Ok(ExitCode::SUCCESS)
 }
 
+/// What can be said of the images before a model is loaded.
+fn check_images(images: &[String]) -> Result<()> {
+    let hint = "the last argument is the prompt; quote a prompt of several words";
+    for image in images.iter().filter(|image| *image != "-") {
+        let path = Path::new(image);
+        if !path.exists() {
+            return Err(Error::input(format!("there is no image {image}")).hint(hint));
+        }
+        if path.is_dir() {
+            return Err(Error::input(format!("{image} is a folder")).expected("an image file"));
+        }
+    }
+    match images.iter().filter(|image| *image == "-").count() {
+        0 => Ok(()),
+        1 if io::stdin().is_terminal() => {
+            Err(Error::input("the image `-` is read from stdin, which is a terminal")
+                .hint("pipe it in: cat cat.jpg | paligemma run MODEL - PROMPT"))
+        }
+        1 => Ok(()),
+        n => Err(Error::usage(format!("`-` is given {n} times")).expected("one image at most from stdin")),
+    }
+}
+
 fn read(session: &Session, image: &str) -> Result<Picture> {
     if image != "-" {
-        return session.read_image(Path::new(image));
+        // A file that cannot be read is a wrong input, whatever the system says of it.
+        return session.read_image(Path::new(image)).map_err(|e| match e.kind() {
+            Kind::Io => e.of_kind(Kind::Input),
+            _ => e,
+        });
     }
     let mut bytes = Vec::new();
     io::stdin().lock().take(MAX_STDIN + 1).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;

@@ -3,9 +3,9 @@
 use crate::{
     args::Args,
     open,
-    output::{print_json, print_line},
+    output::{print, print_json},
 };
-use paligemma::{Error, Result, checkpoint::hub::Want, text::Tokenizer};
+use paligemma::{Error, Kind, Result, checkpoint::hub::Want, text::Tokenizer};
 use serde_json::json;
 use std::{
     io::{self, Read},
@@ -26,22 +26,25 @@ pub(super) fn tokenize(
         Some(file) => Tokenizer::from_file(file)?,
         None => of_model(args, model)?,
     };
-    let ids = if text == "-" {
-        let mut text = String::new();
-        io::stdin().lock().take(MAX_STDIN).read_to_string(&mut text).map_err(|e| Error::io("stdin", e))?;
-        tokenizer.encode(&text)?
-    } else {
-        tokenizer.encode(text)?
-    };
+    let ids = tokenizer.encode(&if text == "-" { read_stdin()? } else { text.to_owned() })?;
     let pieces = tokenizer.pieces(&ids);
     if args.json {
         print_json(&json!({ "ids": ids, "pieces": pieces }))?;
     } else {
-        for (id, piece) in ids.iter().zip(&pieces) {
-            print_line(format_args!("{id}\t{}", piece.escape_debug()))?;
-        }
+        let line = |(id, piece): (&u32, &String)| format!("{id}\t{}\n", piece.escape_debug());
+        print(ids.iter().zip(&pieces).map(line).collect::<String>().as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn read_stdin() -> Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().take(MAX_STDIN + 1).read_to_end(&mut bytes).map_err(|e| Error::io("stdin", e))?;
+    if bytes.len() as u64 > MAX_STDIN {
+        return Err(Error::input("the text on stdin is over 64 MiB"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|e| Error::new(Kind::Input, format!("the text is not UTF-8: {e}")).at("stdin"))
 }
 
 /// The tokenizer of a model: in its folder, beside its file, or the file itself.

@@ -44,19 +44,22 @@ pub(super) fn verify(
             .collect();
         print_json(&json!({ "ok": verdict.ok(), "tensors": tensors }))?;
     } else {
+        let mut unchecked = 0;
         for t in &verdict.tensors {
-            let line = match t.ok {
-                Some(ok) => format!(
+            match t.ok {
+                Some(ok) => print_line(format_args!(
                     "{} {}  max_abs {:.2e}  max_rel {:.2e}  tolerance {:.0e}",
                     if ok { "ok     " } else { "DEPARTS" },
                     t.name,
                     t.max_abs,
                     t.max_rel,
                     t.tolerance
-                ),
-                None => format!("        {}  not checked: gradients are not computed yet", t.name),
-            };
-            print_line(line)?;
+                ))?,
+                None => unchecked += 1,
+            }
+        }
+        if unchecked > 0 {
+            print_line(format_args!("not checked: {unchecked} gradients, which are not computed yet"))?;
         }
         match verdict.first_departure() {
             Some(t) => print_line(format_args!("the first to depart is {}", t.name))?,
