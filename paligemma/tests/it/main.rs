@@ -7,4 +7,5 @@ mod goldens;
 mod hostile_images;
 mod hub;
 mod image;
+mod tidy;
 mod tokenizer;
