@@ -183,6 +183,7 @@ fn npy_header(dtype: DType, shape: &[usize]) -> Vec<u8> {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::BF16 => "<V2",
+        DType::U8 => "|u1",
     };
     let shape = match shape {
         [one] => format!("({one},)"),

@@ -5,10 +5,10 @@
 
 use super::{
     Pass,
-    linear::{Linear, Weights},
+    linear::{Linear, Weights, attention_dtype},
 };
 use crate::{Result, config::VisionConfig};
-use paligemma_tensor::{Mask, Rows, Segment, Tensor, add, attention, concat_rows, layer_norm, patches};
+use paligemma_tensor::{KeyValues, Mask, Segment, Tensor, add, attention, concat_rows, layer_norm, patches};
 
 /// The image encoder.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Siglip {
         let (d, p, mlp) = (config.hidden_size, config.patch_size, config.intermediate_size);
         let patch = w.take("vision_tower.embeddings.patch_embedding.weight", &[d, 3, p, p])?;
         let embedding = Linear {
-            weight: patch.reshape(&[d, 3 * p * p]),
+            weight: patch.reshape(&[d, 3 * p * p]).into(),
             bias: Some(w.take("vision_tower.embeddings.patch_embedding.bias", &[d])?),
         };
         let blocks = (0..config.num_hidden_layers).map(|i| {
@@ -137,19 +137,19 @@ impl Block {
         let q_tnh = self.query.forward(y_td).reshape(&[rows, n, h]);
         let (k, v) = (self.key.forward(y_td), self.value.forward(y_td));
         let t = rows / num_images;
-        let parts: Vec<_> =
-            (0..num_images).map(|b| (k.rows(b * t, b * t + t), v.rows(b * t, b * t + t))).collect();
-        let segments: Vec<_> = parts
-            .iter()
-            .enumerate()
-            .map(|(b, (keys, values))| Segment {
-                queries: b * t..(b + 1) * t,
-                first_position: 0,
-                keys: Rows::of(keys),
-                values: Rows::of(values),
-                mask: Mask::FULL,
-            })
-            .collect();
-        attention(&q_tnh, &segments, n, (h as f32).powf(-0.5), None)
+        let key_values = |b: usize| {
+            let mut key_values = KeyValues::new(n, h, attention_dtype(&self.key.weight));
+            key_values.append(&k.rows(b * t, b * t + t), &v.rows(b * t, b * t + t));
+            key_values
+        };
+        let images: Vec<KeyValues> = (0..num_images).map(key_values).collect();
+        let segment = |(b, key_values)| Segment {
+            queries: b * t..(b + 1) * t,
+            first_position: 0,
+            key_values,
+            mask: Mask::FULL,
+        };
+        let segments: Vec<Segment<'_>> = images.iter().enumerate().map(segment).collect();
+        attention(&q_tnh, &segments, (h as f32).powf(-0.5), None)
     }
 }

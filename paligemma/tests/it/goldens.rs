@@ -19,7 +19,7 @@ pub(crate) fn load_changed(name: &str, dtype: Option<DType>, change: impl Fn(&mu
     let checkpoint = Checkpoint::open(&path(name)).unwrap();
     let mut get = |name: &str| {
         let tensor = checkpoint.tensor(name)?;
-        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)))
+        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)).into())
     };
     let mut config = checkpoint.config().clone();
     change(&mut config);
