@@ -107,6 +107,18 @@ impl Gemma {
         })
     }
 
+    /// Every tensor. One step of decoding reads each of them once, the embedding table as the head.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { query, key, value, attn_vec, gate, up, down, .. } = block;
+            let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = block;
+            let linear = [query, key, value, attn_vec, down].into_iter().flat_map(Linear::weights);
+            let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+            linear.chain([gate, up, pre_attention_norm, pre_ffw_norm]).chain(post_norms)
+        });
+        blocks.chain([&self.final_norm, &self.input_embedding])
+    }
+
     /// Token ids → `[ids, D]`, scaled by √D. Panics on an id beyond the table.
     pub fn embed(&self, ids: &[u32]) -> Tensor {
         // x *= jnp.sqrt(self.embed_dim).astype(x.dtype): the factor has the table's precision (√2048 is 45.25 in bf16).
