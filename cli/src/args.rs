@@ -178,6 +178,49 @@ pub(crate) enum Verb {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Measure a model's speed, and the machine's limits beside it.
+    #[command(
+        override_usage = "paligemma bench [OPTIONS] <MODEL>\n       paligemma bench [OPTIONS] --random <CONFIG>",
+        after_help = "Pictures and prompts are made up. A first run does not count. Times are those of the whole batch; \
+        --json gives each with its median, min and max:\n  \
+        image_encode_s   pixels to projected tokens\n  \
+        prefill_s        the language model over image and prompt, one row of logits each\n  \
+        ttft_s           the two together\n  \
+        decode_token_s   a step, which gives every answer a token\n\
+        and what the machine reads and multiplies at most meanwhile, with the fraction of it that is reached \
+        (medians of each run's own).\n\n\
+        Examples:\n  paligemma bench --random 3b-224 --table\n  \
+        paligemma bench ./model --batch 4 --json"
+    )]
+    Bench {
+        /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
+        #[arg(required_unless_present = "random", conflicts_with = "random")]
+        model: Option<String>,
+        /// Random weights of a published size (3b-224 … 2-28b-896, tiny, 2-tiny), made in memory.
+        #[arg(long, value_name = "CONFIG")]
+        random: Option<String>,
+        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16.
+        #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
+        dtype: TypeOrAuto,
+        /// Tokens of text behind each picture.
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=8192))]
+        prompt_tokens: u16,
+        /// Tokens of each answer; the first comes with the prefill.
+        #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=8192))]
+        new_tokens: u16,
+        /// Prompts that are answered together.
+        #[arg(long, value_name = "N", default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
+        batch: u16,
+        /// Runs that count.
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        repeat: u16,
+        /// Run once for each line on stdin and print each run's JSON: to take turns with another program.
+        #[arg(long, requires = "json", conflicts_with = "repeat")]
+        turns: bool,
+        /// Print a Markdown table.
+        #[arg(long, conflicts_with = "json")]
+        table: bool,
+    },
     /// Download a model into the Hugging Face cache; an interrupted download goes on.
     #[command(after_help = "Example:\n  paligemma pull google/paligemma2-3b-mix-224")]
     Pull {
@@ -346,7 +389,7 @@ impl From<Type> for DType {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum TypeOrAuto {
+pub(crate) enum TypeOrAuto {
     Auto,
     F32,
     Bf16,

@@ -180,7 +180,7 @@ impl QueryBlock {
 
 /// What a query row knows of the panels so far.
 #[derive(Debug, Clone, Copy)]
-struct Running {
+pub(crate) struct Running {
     maximum: f32,
     sum: f32,
     /// What the sums of earlier panels are multiplied with, now that the maximum has grown.

@@ -1,5 +1,6 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod bench;
 mod convert;
 mod help;
 mod hub;
@@ -20,7 +21,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "run",
     "caption",
     "ask",
@@ -33,6 +34,7 @@ const VERBS: [&str; 18] = [
     "tokenize",
     "verify",
     "random",
+    "bench",
     "pull",
     "ls",
     "rm",

@@ -108,6 +108,7 @@ fn every_verb_prints_one_object_as_json() {
         &["tokenize", "m", "x"],
         &["verify", &model, &held],
         &["random", "tiny", "n"],
+        &["bench", "m", "--repeat", "1"],
         &["ls"],
         &["doctor"],
         &["completions", "bash"],

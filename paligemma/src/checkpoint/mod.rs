@@ -17,5 +17,5 @@ pub use convert::{Summary, convert};
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
-pub use random::random_folder;
+pub use random::{random_folder, random_weights};
 pub use write::write_folder;

@@ -1,15 +1,15 @@
 //! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
 
-use super::write::write_folder;
+use super::{names, write::write_folder};
 use crate::{
-    Result,
+    Error, Result,
     config::Config,
     image::ProcessorSettings,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
 use paligemma_tensor::{DType, Tensor, bf16, f16};
 use rayon::prelude::*;
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 /// Ids of `<loc…>` and `<seg…>`, which stand before `<image>`.
 const NUM_LOC_AND_SEG: usize = 1024 + 128;
@@ -43,6 +43,23 @@ pub fn random_folder(
         progress(done, total);
         Ok(tensor)
     })
+}
+
+/// The weights that [`random_folder`] writes, each made when its canonical name asks for it.
+///
+/// # Errors
+/// Those of the function given back: a name that the model of `config` does not have.
+pub fn random_weights(
+    config: &Config,
+    dtype: DType,
+    seed: u64,
+) -> impl FnMut(&str) -> Result<Tensor> + use<> {
+    let shapes: HashMap<String, Vec<usize>> =
+        names::tensors(config, false).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+    move |name| match shapes.get(name) {
+        Some(shape) => Ok(random_tensor(name, shape, dtype, seed)),
+        None => Err(Error::model(format!("the model has no tensor \"{name}\""))),
+    }
 }
 
 /// Numbers around zero (around one for the scales of layer norms), so spread that activations keep their size

@@ -107,6 +107,19 @@ impl Gemma {
         })
     }
 
+    /// Every tensor. One step of decoding reads each of them once, the embedding table as the head.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { query, key, value, attn_vec, gate, up, down, .. } = block;
+            let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = block;
+            let linear = [query, key, value, attn_vec, down].into_iter().flat_map(Linear::weights);
+            let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+            let gated = [gate, up].into_iter().flat_map(Weight::parts);
+            linear.chain(gated).chain([pre_attention_norm, pre_ffw_norm]).chain(post_norms)
+        });
+        blocks.chain([&self.final_norm]).chain(self.input_embedding.parts())
+    }
+
     /// Token ids → `[ids, D]`, scaled by √D. Panics on an id beyond the table.
     pub fn embed(&self, ids: &[u32]) -> Tensor {
         // x *= jnp.sqrt(self.embed_dim).astype(x.dtype): the factor has the table's precision (√2048 is 45.25 in bf16).
@@ -163,6 +176,11 @@ impl Gemma {
             Some(cap) => softcap(&logits, cap),
             None => logits,
         }
+    }
+
+    /// How the matrices of the blocks are kept: `f32`, `bf16`, `f16`, `int8` or `int4`.
+    pub fn matrix_type(&self) -> &'static str {
+        self.blocks.first().map_or("f32", |block| block.gate.type_name())
     }
 
     /// What keys and values are kept as: bf16 beside bf16 and quantised weights, f32 otherwise.

@@ -76,6 +76,11 @@ impl Linear {
         Ok(Linear { weight, bias })
     }
 
+    /// Its tensors.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        self.weight.parts().into_iter().chain(&self.bias)
+    }
+
     /// `x_tk` → `[t, out]`
     pub fn forward(&self, x_tk: &Tensor) -> Tensor {
         linear(x_tk, &self.weight, Epilogue { bias: self.bias.as_ref(), ..Epilogue::default() })

@@ -49,6 +49,10 @@ impl Norm {
         })
     }
 
+    fn weights(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+
     fn forward(&self, x_td: &Tensor, eps: f32) -> Tensor {
         layer_norm(x_td, &self.weight, &self.bias, eps)
     }
@@ -87,6 +91,16 @@ impl Siglip {
             encoder_norm: Norm::load(w, "vision_tower.post_layernorm", d)?,
             config: config.clone(),
         })
+    }
+
+    /// Every tensor.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = block;
+            let linear = [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::weights);
+            linear.chain(norm0.weights()).chain(norm1.weights())
+        });
+        self.embedding.weights().chain([&self.pos_embedding]).chain(blocks).chain(self.encoder_norm.weights())
     }
 
     /// Pixel values in [-1, 1], `[B, 3, S, S]` f32 → `[B·T, D]`, image after image, row after row of the patch grid.
