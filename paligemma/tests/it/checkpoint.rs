@@ -83,6 +83,7 @@ pub(crate) fn bits(name: &str, shape: &[usize], dtype: DType) -> Tensor {
         DType::F32 => &[&[0, 0, 0, 0x80], &[0, 0, 0x80, 0x7f], &[1, 0x20, 0xa0, 0x7f]],
         DType::BF16 => &[&[0, 0x80], &[0x80, 0x7f], &[0xa1, 0x7f]],
         DType::F16 => &[&[0, 0x80], &[0, 0x7c], &[0x21, 0x7d]],
+        DType::U8 => &[],
     };
     for (i, value) in special.iter().enumerate().filter(|(i, v)| (i + 1) * v.len() <= len) {
         bytes[i * value.len()..(i + 1) * value.len()].copy_from_slice(value);
@@ -226,6 +227,7 @@ fn write_mixed(config: &Config, folder: &Path, dtype: &dyn Fn(&str) -> DType) {
             DType::F32 => safetensors::Dtype::F32,
             DType::BF16 => safetensors::Dtype::BF16,
             DType::F16 => safetensors::Dtype::F16,
+            DType::U8 => safetensors::Dtype::U8,
         };
         (name, safetensors::tensor::TensorView::new(dtype, t.shape().to_vec(), t.bytes()).unwrap())
     });
