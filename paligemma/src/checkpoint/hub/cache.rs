@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{HubId, HubOptions, Progress, Readiness, Report, cancelled, is_commit, readiness};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result, checkpoint::disk};
 
 /// The part of the cache that belongs to one repository.
 pub(super) struct Layout {
@@ -157,12 +157,6 @@ fn open_lock(path: &Path) -> Result<File> {
 fn unique() -> u64 {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-}
-
-/// Bytes that are free on the disk of the cache, or of the folder above it that exists; `None` where nobody tells.
-pub fn free_space(cache: &Path) -> Option<u64> {
-    let folder = cache.ancestors().find(|folder| folder.is_dir())?;
-    fs4::available_space(folder).ok()
 }
 
 /// A model of the cache at one commit.
@@ -397,25 +391,9 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
 
 /// Refuses when the file system of the cache has no room for `needed` more bytes.
 pub(super) fn check_space(cache: &Path, needed: u64) -> Result<()> {
-    // A file system that does not tell is not a reason to stop; writing will.
-    let Ok(free) = fs4::available_space(cache) else { return Ok(()) };
-    if needed <= free {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Resource,
-        format!("the download needs {}, the disk has {} free", size(needed), size(free)),
-    )
-    .at(cache.display().to_string())
-    .hint("remove models with `paligemma rm`, or set HF_HUB_CACHE to a folder on a larger disk"))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{bytes} bytes"),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
-    }
+    disk::check_space(cache, needed, "the download").map_err(|e| {
+        e.hint("remove models with `paligemma rm`, or set HF_HUB_CACHE to a folder on a larger disk")
+    })
 }
 
 /// Makes the bytes survive a power cut before their name does.
