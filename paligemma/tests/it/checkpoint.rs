@@ -587,7 +587,7 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     file.set_len(8 + header.len() as u64 + end as u64).unwrap();
     for dtype in [None, Some(DType::F32), Some(DType::BF16)] {
         let options = paligemma::session::SessionOptions { dtype, ..Default::default() };
-        let e = paligemma::session::Session::open(at.path(), &options).unwrap_err();
+        let e = paligemma::session::Session::open(at.path(), &options).err().unwrap();
         assert_eq!(e.kind(), Kind::Resource, "{e}");
         assert!(e.what().starts_with("the model needs ") && e.what().ends_with(" are available"), "{e}");
         let hint = e.hint_text().unwrap();
