@@ -483,27 +483,30 @@ fn known_extras_are_passed_over_and_strangers_are_not() {
     let table =
         tensors.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).unwrap().1.bytes().to_vec();
     let (places, angles) = ([0u8; 16 * 8], [0u8; 3 * 4]);
-    let head: (&[usize], &[u8]) = (&[20, 12], &table);
-    let cases: &[(&str, _, (&[usize], &[u8]), bool)] = &[
-        ("vision_tower.vision_model.embeddings.position_ids", I64, (&[1, 16], &places), true),
-        ("model.vision_tower.embeddings.position_ids", I64, (&[1, 16], &places), true),
-        ("language_model.model.layers.0.self_attn.rotary_emb.inv_freq", F32, (&[3], &angles), true),
-        ("model.language_model.rotary_emb.inv_freq", F32, (&[3], &angles), true),
-        ("language_model.lm_head.weight", F32, head, true),
-        ("lm_head.weight", F32, head, true),
-        ("model.lm_head.weight", F32, head, true),
+    // What stands there, and whether it is known.
+    let position_ids = (I64, &[1, 16][..], &places[..]);
+    let numbers = (F32, &[3][..], &angles[..]);
+    let head = (F32, &[20, 12][..], &table[..]);
+    let cases = [
+        ("vision_tower.vision_model.embeddings.position_ids", position_ids, true),
+        ("model.vision_tower.embeddings.position_ids", position_ids, true),
+        ("language_model.model.layers.0.self_attn.rotary_emb.inv_freq", numbers, true),
+        ("model.language_model.rotary_emb.inv_freq", numbers, true),
+        ("language_model.lm_head.weight", head, true),
+        ("lm_head.weight", head, true),
+        ("model.lm_head.weight", head, true),
         // SigLIP's head is known only where the config says that the file may hold it.
-        ("vision_tower.vision_model.head.probe", F32, (&[3], &angles), false),
-        ("vision_tower.vision_model.embeddings.position_idx", I64, (&[1, 16], &places), false),
-        ("language_model.model.layers.0.self_attn.q_proj.bias", F32, (&[3], &angles), false),
+        ("vision_tower.vision_model.head.probe", numbers, false),
+        ("vision_tower.vision_model.embeddings.position_idx", position_ids, false),
+        ("language_model.model.layers.0.self_attn.q_proj.bias", numbers, false),
     ];
     let mut first = None;
-    for (name, dtype, (shape, bytes), is_known) in cases {
+    for (name, (dtype, shape, bytes), is_known) in cases {
         let at = tempfile::tempdir().unwrap();
         fs::write(at.path().join("config.json"), config.to_json(None).to_string()).unwrap();
-        write_file(&at.path().join("model.safetensors"), &tensors, &[(name, *dtype, shape, bytes)]);
+        write_file(&at.path().join("model.safetensors"), &tensors, &[(name, dtype, shape, bytes)]);
         match Checkpoint::open(at.path()) {
-            Ok(found) if *is_known => {
+            Ok(found) if is_known => {
                 let all = contents(&found);
                 assert_eq!(first.get_or_insert_with(|| all.clone()), &all, "{name}");
             }

@@ -175,6 +175,7 @@ fn drift_in_bf16_is_below_transformers() {
 /// Pitfall 12: how far bf16 is from f32 along the stream, from the first convolution to the head: nowhere farther than
 /// transformers' image features and logits are in the end (see the test before). What a block adds is left out: its own
 /// scale is smaller than that of the stream it is added to. `--nocapture` prints the report.
+#[allow(clippy::print_stdout, reason = "the report")]
 #[test]
 fn drift_in_bf16_layer_by_layer() {
     for (model, image_features, logits) in [("pg1_mqa", 0.0136, 0.0678), ("pg2", 0.0146, 0.1009)] {

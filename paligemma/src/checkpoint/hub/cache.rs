@@ -181,7 +181,7 @@ pub struct CachedModel {
 /// Every model in the cache, by name and commit. The cache is shared: most may be no PaliGemma.
 ///
 /// # Errors
-/// [`Kind::Io`] if the cache exists and cannot be listed.
+/// [`crate::Kind::Io`] if the cache exists and cannot be listed.
 pub fn cached_models(options: &HubOptions) -> Result<Vec<CachedModel>> {
     let entries = match fs::read_dir(&options.cache) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -281,7 +281,7 @@ pub struct Removed {
 /// if it is `None`, with the bytes that no other snapshot of the model needs.
 ///
 /// # Errors
-/// [`Kind::Usage`] if it is not in the cache or is being downloaded; [`Kind::Io`] if it cannot be removed.
+/// [`crate::Kind::Usage`] if it is not in the cache or is being downloaded; [`crate::Kind::Io`] if it cannot be removed.
 pub fn remove(options: &HubOptions, repo: &str, revision: Option<&str>) -> Result<Removed> {
     // The names become paths that are deleted: only those that are ids and revisions pass.
     let id = HubId::parse(&match revision {
