@@ -11,8 +11,10 @@ use paligemma::{
 use std::{path::PathBuf, sync::LazyLock};
 
 /// `--version`; `-V` gives its first line alone.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{}\n{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name()));
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("PALIGEMMA_COMMIT").map_or(String::new(), |commit| format!("commit {commit}, "));
+    format!("{}\n{commit}{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name())
+});
 
 /// What `--help` says at its end.
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {

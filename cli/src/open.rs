@@ -47,8 +47,9 @@ impl Drop for Heeding {
     }
 }
 
-/// Ctrl-C asks work that heeds it to stop; a second one, or one during other work, ends the process. Files that
-/// were being written then stay under their unfinished names, which the next run takes over.
+/// Ctrl-C asks work that heeds it to stop and to leave nothing half-written; a second one, or one during other work,
+/// ends the process at once. Files that were being written then stay under their unfinished names, which the next run
+/// takes over.
 #[allow(clippy::exit, reason = "the user asked for it")]
 pub(crate) fn watch_ctrl_c() {
     // Without a handler Ctrl-C ends the process at once, which is acceptable too.

@@ -2,6 +2,7 @@
 
 use crate::{
     args::Args,
+    open,
     output::{Meter, note, print_json, size},
 };
 use paligemma::{DType, Error, Result, checkpoint::random_folder, config::Config};
@@ -25,8 +26,9 @@ pub(super) fn random(
 ) -> anyhow::Result<ExitCode> {
     let config = published(name)?;
     let mut meter = Meter::new("random", args.quiet);
+    let heeding = open::Heeding::begin();
     random_folder(&config, out, dtype, seed, &mut |done, total| meter.at(done, total))?;
-    drop(meter);
+    drop((meter, heeding));
     let parameters = config.num_parameters();
     if args.json {
         print_json(&json!({

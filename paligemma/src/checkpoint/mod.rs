@@ -2,6 +2,7 @@
 
 mod config_json;
 mod convert;
+mod disk;
 pub mod hub;
 pub mod locate;
 mod memory;
@@ -14,6 +15,7 @@ pub(crate) mod safetensors;
 mod write;
 
 pub use convert::{Summary, convert};
+pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};

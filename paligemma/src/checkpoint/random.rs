@@ -2,29 +2,29 @@
 
 use super::{names, write::write_folder};
 use crate::{
-    Error, Result,
+    Error, Kind, Result,
     config::Config,
     image::ProcessorSettings,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
 use paligemma_tensor::{DType, Tensor, bf16, f16};
 use rayon::prelude::*;
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
 /// Ids of `<loc…>` and `<seg…>`, which stand before `<image>`.
 const NUM_LOC_AND_SEG: usize = 1024 + 128;
 
 /// Writes a folder with config.json, the weights, a stand-in tokenizer and the published processor settings.
-/// Equal seeds give equal bytes. `progress(done, total)` is told in bytes.
+/// Equal seeds give equal bytes. `progress(done, total)` is told in bytes, and may break off: then nothing is left.
 ///
 /// # Errors
-/// A folder that holds something else; a full disk.
+/// A folder that holds something else; a disk without room; `Kind::Cancelled`.
 pub fn random_folder(
     config: &Config,
     folder: &Path,
     dtype: DType,
     seed: u64,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let loc0 = config.image_token_index.saturating_sub(NUM_LOC_AND_SEG);
     let tokenizer = stand_in_tokenizer(loc0, config.image_token_index)?;
@@ -40,8 +40,10 @@ pub fn random_folder(
     write_folder(config, folder, dtype, &files, &mut |name, shape| {
         let tensor = random_tensor(name, shape, dtype, seed);
         done += tensor.bytes().len() as u64;
-        progress(done, total);
-        Ok(tensor)
+        match progress(done, total) {
+            ControlFlow::Continue(()) => Ok(tensor),
+            ControlFlow::Break(()) => Err(Error::new(Kind::Cancelled, "cancelled")),
+        }
     })
 }
 
