@@ -57,8 +57,13 @@ impl Tiles {
     /// Configures this thread's tiles. Panics where there are none.
     pub(crate) fn configure() -> Tiles {
         assert!(is_available(), "no AMX on this machine");
-        let mut configuration =
-            Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row: [0; 16], rows: [0; 16] };
+        let mut configuration = Configuration {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            bytes_per_row: [0; 16],
+            rows: [0; 16],
+        };
         configuration.bytes_per_row[..8].fill(64);
         configuration.rows[..8].fill(16);
         // SAFETY: the instruction exists and is permitted; it reads the 64 bytes of the configuration.

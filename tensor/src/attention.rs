@@ -122,7 +122,9 @@ impl QueryBlock {
         }
         let visible: Vec<Range<usize>> = queries
             .clone()
-            .map(|query| segment.mask.visible(segment.first_position + query - segment.queries.start, kv.len()))
+            .map(|query| {
+                segment.mask.visible(segment.first_position + query - segment.queries.start, kv.len())
+            })
             .collect();
         let first = visible.iter().map(|v| v.start).min().unwrap_or(0) / PANEL;
         let last = visible.iter().map(|v| v.end).max().unwrap_or(0).div_ceil(PANEL);
@@ -250,7 +252,9 @@ pub fn attention_plain(q_tnh: &Tensor, segments: &[Segment<'_>], scale: f32, sof
                     .clone()
                     .map(|s| {
                         let dot: f64 = (0..h)
-                            .map(|i| f64::from(q[(query * n + head) * h + i]) * f64::from(kv.get(s, key_head, i).0))
+                            .map(|i| {
+                                f64::from(q[(query * n + head) * h + i]) * f64::from(kv.get(s, key_head, i).0)
+                            })
                             .sum();
                         let score = dot * f64::from(scale);
                         softcap.map_or(score, |cap| f64::from(math::softcap_plain(score as f32, cap)))

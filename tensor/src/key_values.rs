@@ -82,7 +82,10 @@ impl KeyValues {
     /// Adds rows: both f32 `[t, K·H]`.
     pub fn append(&mut self, keys: &Tensor, values: &Tensor) {
         let row = self.heads * self.head_dim;
-        assert!(keys.len() == values.len() && keys.len().is_multiple_of(row), "{keys:?} {values:?} in rows of {row}");
+        assert!(
+            keys.len() == values.len() && keys.len().is_multiple_of(row),
+            "{keys:?} {values:?} in rows of {row}"
+        );
         let t = keys.len() / row;
         let end = self.len + t;
         let (depth, width) = (self.depth(), self.width());

@@ -49,7 +49,7 @@ pub(crate) fn tanh<L: Lane>(x: f32) -> f32 {
 #[inline(always)]
 fn gelu<L: Lane>(x: f32) -> f32 {
     // ½·(1 + tanh u) = 1 / (1 + e^(-2u)): one exponential, and no cancellation in the negative tail.
-    const MINUS_TWICE_SQRT_2_OVER_PI: f32 = -1.595_769_1;
+    const MINUS_TWICE_SQRT_2_OVER_PI: f32 = -1.595_769;
     let inner = MINUS_TWICE_SQRT_2_OVER_PI * L::mul_add_scalar(0.044_715 * x * x, x, x);
     x / (1.0 + exp::<L>(inner))
 }

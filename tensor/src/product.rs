@@ -132,7 +132,9 @@ fn check((rows, depth, width): (usize, usize, usize), a: A<'_>, b: B<'_>, c: usi
     }
     assert!(c >= (rows - 1) * c_row + width);
     if depth > 0 {
-        assert!(a.bytes.len() >= (rows - 1) * a.row + depth * 4 && b.units.len() >= (depth - 1) * b.row + width);
+        assert!(
+            a.bytes.len() >= (rows - 1) * a.row + depth * 4 && b.units.len() >= (depth - 1) * b.row + width
+        );
     }
 }
 
@@ -362,7 +364,8 @@ impl Tile {
                 })
             });
             for l in 0..self.depth {
-                let bs: [D::Unit; V] = std::array::from_fn(|v| D::load(self.b.add(l * self.b_row + v * D::WIDTH)));
+                let bs: [D::Unit; V] =
+                    std::array::from_fn(|v| D::load(self.b.add(l * self.b_row + v * D::WIDTH)));
                 for m in 0..M {
                     let a = D::splat(self.a.add(m * self.a_row + 4 * l));
                     for v in 0..V {
@@ -411,7 +414,11 @@ mod x86 {
         unsafe fn dot(a: __m512i, b: __m512i, sum: __m512) -> __m512 {
             // SAFETY: see the impl; the two types are the same 64 bytes.
             unsafe {
-                _mm512_dpbf16_ps(sum, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+                _mm512_dpbf16_ps(
+                    sum,
+                    std::mem::transmute::<__m512i, __m512bh>(a),
+                    std::mem::transmute::<__m512i, __m512bh>(b),
+                )
             }
         }
 
@@ -489,7 +496,8 @@ mod x86 {
         unsafe fn end(sum: __m512i, c: *mut f32, scale: *const f32) {
             // SAFETY: see the impl.
             unsafe {
-                let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale), _mm512_loadu_ps(c));
+                let sum =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(scale), _mm512_loadu_ps(c));
                 _mm512_storeu_ps(c, sum);
             }
         }
@@ -557,7 +565,17 @@ mod x86 {
                     let sums = c.as_mut_ptr().add(m * c_row + i);
                     match kind {
                         TileKind::Bf16 => {
-                            product_32x32(&tile, kind, steps, at, a.row, units, b.row * 4, sums.cast(), c_row * 4);
+                            product_32x32(
+                                &tile,
+                                kind,
+                                steps,
+                                at,
+                                a.row,
+                                units,
+                                b.row * 4,
+                                sums.cast(),
+                                c_row * 4,
+                            );
                         }
                         TileKind::Bytes => {
                             let mut scratch = [[0i32; SIDE]; SIDE];
@@ -621,7 +639,9 @@ mod tests {
         // Number l of column i stands in unit l / len of that column.
         let place = |l: usize, i: usize| (l / units.len() * b_row + i) * units.len() + l % units.len();
         let want = |m: usize, i: usize| -> f64 {
-            let dot = |f: &dyn Fn(usize, usize) -> f64| (0..numbers).map(|l| f(m * a_row + l, place(l, i))).sum::<f64>();
+            let dot = |f: &dyn Fn(usize, usize) -> f64| {
+                (0..numbers).map(|l| f(m * a_row + l, place(l, i))).sum::<f64>()
+            };
             let sum = match units {
                 Units::F32 => dot(&|x, y| f64::from(a[x]) * f64::from(b[y])),
                 Units::Bf16 => dot(&|x, y| f64::from(half_a[x].to_f32()) * f64::from(half_b[y].to_f32())),
@@ -654,7 +674,11 @@ mod tests {
                 for i in 0..width {
                     let (got, want) = (f64::from(c[m * c_row + i]), want(m, i));
                     let near = 1e-6 * (numbers as f64 + want.abs());
-                    assert!((got - want).abs() <= near, "{units:?} {}: c[{m}, {i}] = {got}, want {want}", isa.name());
+                    assert!(
+                        (got - want).abs() <= near,
+                        "{units:?} {}: c[{m}, {i}] = {got}, want {want}",
+                        isa.name()
+                    );
                 }
                 assert_eq!(c[m * c_row + width..(m + 1) * c_row], before[m * c_row + width..(m + 1) * c_row]);
             }

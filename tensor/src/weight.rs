@@ -266,7 +266,9 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros() {
-        for w in [Weight::quantise_int8(&Tensor::zeros(&[2, 32])), Weight::quantise_int4(&Tensor::zeros(&[2, 32]))] {
+        for w in
+            [Weight::quantise_int8(&Tensor::zeros(&[2, 32])), Weight::quantise_int4(&Tensor::zeros(&[2, 32]))]
+        {
             assert!(w.to_f32().as_f32().iter().all(|&x| x == 0.0), "{w:?}");
         }
     }

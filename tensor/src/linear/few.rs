@@ -93,7 +93,9 @@ impl Rows {
             (Inputs::Bf16, Units::Bf16) => {
                 let row = pairs_row(k);
                 let mut pairs = vec![bf16::ZERO; x_tk.shape()[0] * row];
-                x.chunks(k.max(1)).zip(pairs.chunks_mut(row.max(1))).for_each(|(x, p)| narrow(isa, x, &mut p[..k]));
+                x.chunks(k.max(1))
+                    .zip(pairs.chunks_mut(row.max(1)))
+                    .for_each(|(x, p)| narrow(isa, x, &mut p[..k]));
                 Rows::Pairs(pairs)
             }
             (Inputs::Bytes, Units::Bytes) => Rows::Bytes(Bytes::new(isa, x, k, w)),
@@ -164,7 +166,9 @@ impl Rows {
             }
             #[cfg(target_arch = "x86_64")]
             (Rows::Bytes(x), Weight::Int4 { values, scale }) => {
-                assert!(x.q.len() == t * x.row && values.len() == n * k / 2 && scale.len() == n * k / INT4_GROUP);
+                assert!(
+                    x.q.len() == t * x.row && values.len() == n * k / 2 && scale.len() == n * k / INT4_GROUP
+                );
                 // SAFETY: as above.
                 unsafe { x86::int4_rows(x, values.as_u8(), scale.as_bf16(), (t, n, k), sums) }
             }
@@ -352,7 +356,12 @@ mod x86 {
     /// # Safety
     /// The features of the kernel, t rows of x, n of W; the blocks are within the inputs.
     #[inline(always)]
-    unsafe fn rows<K: Kernel>(kernel: &K, (t, n): (usize, usize), blocks: &[(usize, usize)], out: &mut [f32]) {
+    unsafe fn rows<K: Kernel>(
+        kernel: &K,
+        (t, n): (usize, usize),
+        blocks: &[(usize, usize)],
+        out: &mut [f32],
+    ) {
         let spread = n / TILE;
         // SAFETY: passed on to the caller.
         unsafe {
@@ -377,7 +386,8 @@ mod x86 {
         // SAFETY: passed on to the caller.
         unsafe {
             // Only the groups that there are get a value: clearing all would cost as much as a short row.
-            let mut all = [const { MaybeUninit::<[[__m512; C]; TILE]>::uninit() }; super::super::MOST_FEW_ROWS / TILE];
+            let mut all =
+                [const { MaybeUninit::<[[__m512; C]; TILE]>::uninit() }; super::super::MOST_FEW_ROWS / TILE];
             let groups = &mut all[..t.div_ceil(TILE)];
             groups.iter_mut().for_each(|group| {
                 group.write([[_mm512_setzero_ps(); C]; TILE]);
@@ -414,7 +424,12 @@ mod x86 {
     /// # Safety
     /// Needs the features; t rows of x, n of w.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(super) unsafe fn bf16_rows(x: &[bf16], w: &[bf16], (t, n, k): (usize, usize, usize), sums: &mut [f32]) {
+    pub(super) unsafe fn bf16_rows(
+        x: &[bf16],
+        w: &[bf16],
+        (t, n, k): (usize, usize, usize),
+        sums: &mut [f32],
+    ) {
         // SAFETY: passed on to the caller.
         unsafe { rows(&Pairs { x, w, k }, (t, n), &[(0, k)], sums) }
     }
@@ -597,10 +612,14 @@ mod x86 {
                             (_mm512_loadu_si512(at.cast()), scales.cast::<i64>().read_unaligned())
                         } else {
                             let bytes = _mm512_maskz_loadu_epi8((1 << ((end - l) / 2)) - 1, at.cast());
-                            let scales = _mm_maskz_loadu_epi16((1 << ((end - l) / INT4_GROUP)) - 1, scales.cast());
+                            let scales =
+                                _mm_maskz_loadu_epi16((1 << ((end - l) / INT4_GROUP)) - 1, scales.cast());
                             (bytes, _mm_cvtsi128_si64(scales))
                         };
-                        let scales = _mm512_castsi512_ps(_mm512_shuffle_epi8(_mm512_set1_epi64(scales), spread_scales));
+                        let scales = _mm512_castsi512_ps(_mm512_shuffle_epi8(
+                            _mm512_set1_epi64(scales),
+                            spread_scales,
+                        ));
                         let lows = _mm512_and_si512(bytes, low);
                         let highs = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low);
                         for a in 0..R {

@@ -108,7 +108,13 @@ fn multiply(
 }
 
 /// All rows of w, inputs k0..k0 + len, as units.
-fn left<'a>(isa: Isa, w: &'a Weight, units: Units, (k0, len): (usize, usize), scratch: &'a mut Vec<u32>) -> A<'a> {
+fn left<'a>(
+    isa: Isa,
+    w: &'a Weight,
+    units: Units,
+    (k0, len): (usize, usize),
+    scratch: &'a mut Vec<u32>,
+) -> A<'a> {
     let [n, k] = w.shape();
     let count = len.div_ceil(units.len());
     let in_place = match (w, units) {

@@ -85,7 +85,8 @@ impl Panels {
         let terms = if inputs == Inputs::Bytes { num_panels * num_blocks * PANEL } else { 0 };
         let (mut scale, mut start) = (vec![0.0; terms], vec![0; terms]);
         {
-            let (data, scale, start) = (Shared::new(&mut data), Shared::new(&mut scale), Shared::new(&mut start));
+            let (data, scale, start) =
+                (Shared::new(&mut data), Shared::new(&mut scale), Shared::new(&mut start));
             for_each_task(num_panels * num_blocks, |task| {
                 let (p, b) = (task / num_blocks, task % num_blocks);
                 let Some((k0, len)) = blocks(k, inputs).nth(b) else { return };
@@ -145,7 +146,9 @@ fn pack_block(
         let x = &x[i * k..][..len];
         let row = &mut row[..count];
         match (inputs, units) {
-            (Inputs::Bf16, Units::Bf16) => narrow(isa, x, &mut bytemuck::cast_slice_mut::<u32, bf16>(row)[..len]),
+            (Inputs::Bf16, Units::Bf16) => {
+                narrow(isa, x, &mut bytemuck::cast_slice_mut::<u32, bf16>(row)[..len])
+            }
             (Inputs::Bytes, Units::Bytes) => {
                 let q = &mut bytemuck::cast_slice_mut::<u32, i8>(row)[..len];
                 scale[i] = quantise(isa, x, q);
@@ -154,7 +157,10 @@ fn pack_block(
             (Inputs::Bytes, _) => {
                 let mut q = vec![0; len];
                 scale[i] = quantise(isa, x, &mut q);
-                bytemuck::cast_slice_mut::<u32, f32>(row).iter_mut().zip(q).for_each(|(x, q)| *x = f32::from(q));
+                bytemuck::cast_slice_mut::<u32, f32>(row)
+                    .iter_mut()
+                    .zip(q)
+                    .for_each(|(x, q)| *x = f32::from(q));
             }
             _ => {
                 let row: &mut [f32] = bytemuck::cast_slice_mut(row);
