@@ -97,8 +97,10 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
     })
 }
 
-/// Sets the number of threads for everything that follows.
-pub(crate) fn set_threads(args: &Args) -> Result<()> {
+/// Sets the instruction set, the number of threads and the ways of memory for everything that follows.
+pub(crate) fn set_up_machine(args: &Args) -> Result<()> {
+    paligemma::Isa::chosen().map_err(|e| Error::usage(e.to_string()))?;
+    paligemma::keep_freed_memory();
     let Some(threads) = args.threads else { return Ok(()) };
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.into())

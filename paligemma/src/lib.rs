@@ -16,4 +16,4 @@ pub mod text;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
-pub use paligemma_tensor::{DType, Isa, peak_rss};
+pub use paligemma_tensor::{DType, Isa, keep_freed_memory, peak_rss};

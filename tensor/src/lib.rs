@@ -41,7 +41,7 @@ pub use key_values::KeyValues;
 pub use limits::{Factors, gemm_peak, read_bandwidth};
 pub use linear::{Epilogue, geglu, geglu_on, linear, linear_on, linear_plain};
 pub use mapped::MappedFile;
-pub use memory::peak_rss;
+pub use memory::{keep_freed_memory, peak_rss};
 pub use norm::{layer_norm, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_on, rms_norm_plain};
 pub use rope::{rope, rope_plain};
 pub use tensor::Tensor;

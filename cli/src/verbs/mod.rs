@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 /// Does what the command line asks.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    open::set_threads(args)?;
+    open::set_up_machine(args)?;
     open::watch_ctrl_c();
     match &args.verb {
         Verb::Run { model, images_and_prompt, opening, choosing } => {
