@@ -9,7 +9,7 @@
 
 A case is SIDExBATCH. Weights are random and nothing is downloaded but packages, which go into a virtual environment (--venv,
 made where it is missing): torch, transformers; with --llama llama-cpp-python (compiled here for this processor, needs a C++
-compiler) and gguf. llama.cpp's model files (2.6 and 1.6 GB; 5 GB more while they are made) are kept there too.
+compiler) and gguf. llama.cpp's model files (5.0 GB, and from it 2.6 and 1.6) are kept there too.
 
 Leave the machine to it: other work slows torch and llama.cpp more than us, as their threads wait for each other.
 
@@ -138,7 +138,7 @@ def virtual_environment(folder, uses_llama):
         ok = has("llama_cpp", "gguf") or install(f"llama-cpp-python=={LLAMA}", f"gguf=={GGUF}", CMAKE_ARGS="-DGGML_NATIVE=ON")
     else:
         # torch's own index has builds for CPUs; PyPI's build carries CUDA's libraries and computes the same here.
-        cpu = ["--index-url", "https://download.pytorch.org/whl/cpu"]
+        cpu = ["--retries", "1", "--index-url", "https://download.pytorch.org/whl/cpu"]
         ok = has("torch") or install(f"torch=={TORCH}", *cpu) or install(f"torch=={TORCH}")
         ok = ok and (has("transformers") or install(f"transformers=={TRANSFORMERS}", "numpy"))
     if not ok:
