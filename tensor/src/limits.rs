@@ -28,10 +28,6 @@ const AT_LEAST: Duration = Duration::from_millis(30);
 
 /// Bytes that a thread takes at a time.
 const PIECE: usize = 4 << 20;
-/// Parts of a piece that are read side by side: more lines under way than one part's prefetcher asks for.
-const STREAMS: usize = 4;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Bytes a second at which all threads together read `parts` from first to last; 0 if there are none. Parts that fit in
 /// a cache are read from there.
@@ -54,39 +50,22 @@ pub fn read_bandwidth(parts: &[&[u8]]) -> f64 {
 
 /// All words of eight bytes, combined by exclusive or; the bytes after the last whole one make a word with zeros.
 fn xor_words(isa: Isa, bytes: &[u8]) -> u64 {
+    // SAFETY: an `Isa` comes from detection on this machine.
     #[cfg(target_arch = "x86_64")]
-    if isa != Isa::Portable {
-        #[target_feature(enable = "avx2")]
-        fn avx2(bytes: &[u8]) -> u64 {
-            xor_words_body(bytes)
+    let (word, done) = unsafe {
+        match isa.name() {
+            "portable" => (0, 0),
+            "avx2" => x86::avx2_xor(bytes),
+            _ => x86::avx512_xor(bytes),
         }
-        // SAFETY: every set of x86-64 above the portable one has AVX2.
-        return unsafe { avx2(bytes) };
-    }
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let (word, done) = (0, 0);
     let _ = isa;
-    xor_words_body(bytes)
-}
-
-#[inline(always)]
-fn xor_words_body(bytes: &[u8]) -> u64 {
-    let len = bytes.len() / (STREAMS * LINE) * LINE;
-    let mut words = [0; LINE / 8];
-    for at in (0..len).step_by(LINE) {
-        for stream in 0..STREAMS {
-            // SAFETY: LINE bytes from there lie in the stream, and STREAMS of them lie in `bytes`.
-            let line =
-                unsafe { bytes.as_ptr().add(stream * len + at).cast::<[u64; LINE / 8]>().read_unaligned() };
-            for i in 0..LINE / 8 {
-                words[i] ^= line[i];
-            }
-        }
-    }
-    let rest = bytes[STREAMS * len..].chunks(8).map(|chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_ne_bytes(word)
-    });
-    words.into_iter().chain(rest).fold(0, |all, word| all ^ word)
+    let (words, rest) = bytes[done..].as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().chain([&last]).fold(word, |all, word| all ^ u64::from_ne_bytes(*word))
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -146,6 +125,40 @@ mod x86 {
     const BF16_ONES: u32 = 0x3f80_3f80;
     /// int8 1, four times.
     const INT8_ONES: i32 = 0x0101_0101;
+
+    /// All words up to some byte, combined, and which byte that is. Parts are read side by side, a few cache lines of each in
+    /// turn: more lines are then under way than one part's prefetcher asks for. Their numbers were found by trying.
+    macro_rules! streams {
+        (fn $name:ident, $features:literal, $vector:ty: $load:ident, $xor:ident; $streams:literal parts, $lines:literal lines) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(bytes: &[u8]) -> (u64, usize) {
+                const STEP: usize = $lines * 64;
+                const VECTOR: usize = size_of::<$vector>();
+                let part = bytes.len() / ($streams * STEP) * STEP;
+                // SAFETY: a register may have any bits.
+                let mut sums = [unsafe { transmute::<[u8; VECTOR], $vector>([0; VECTOR]) }; 4];
+                for at in (0..part).step_by(STEP) {
+                    for i in 0..$streams {
+                        for j in 0..STEP / VECTOR {
+                            // SAFETY: part `i` has STEP bytes from `at` on, and all parts lie in `bytes`.
+                            let vector =
+                                unsafe { $load(bytes.as_ptr().add(i * part + at + j * VECTOR).cast()) };
+                            sums[j % 4] = $xor(sums[j % 4], vector);
+                        }
+                    }
+                }
+                // SAFETY: as above.
+                let words = sums.map(|sum| unsafe { transmute::<$vector, [u64; VECTOR / 8]>(sum) });
+                (words.into_iter().flatten().fold(0, |all, word| all ^ word), $streams * part)
+            }
+        };
+    }
+    streams! {
+        fn avx2_xor, "avx2", __m256i: _mm256_loadu_si256, _mm256_xor_si256; 4 parts, 8 lines
+    }
+    streams! {
+        fn avx512_xor, "avx512f", __m512i: _mm512_loadu_si512, _mm512_xor_si512; 6 parts, 4 lines
+    }
 
     /// A loop on as many sums as hide the latency of two units. Assembly, because compilers shuffle such registers about.
     macro_rules! registers {
@@ -304,7 +317,7 @@ mod tests {
     /// Every byte is read: each changes the word that comes out.
     #[test]
     fn no_byte_is_left_out() {
-        for len in [0, 1, 7, 8, 63, 255, 256, 257, 1000, 4096 + 77] {
+        for len in [0, 1, 7, 8, 63, 255, 256, 257, 1000, 4096 + 77, 6 * 1024 + 5] {
             let mut bytes: Vec<u8> = (0..len).map(|i| (i * 31 + 7) as u8).collect();
             let mut want = [0; 8];
             bytes.iter().enumerate().for_each(|(i, byte)| want[i % 8] ^= byte);
