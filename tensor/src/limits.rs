@@ -53,9 +53,9 @@ fn xor_words(isa: Isa, bytes: &[u8]) -> u64 {
     // SAFETY: an `Isa` comes from detection on this machine.
     #[cfg(target_arch = "x86_64")]
     let (word, done) = unsafe {
-        match isa.name() {
-            "portable" => (0, 0),
-            "avx2" => x86::avx2_xor(bytes),
+        match isa {
+            Isa::Portable => (0, 0),
+            Isa::Avx2 => x86::avx2_xor(bytes),
             _ => x86::avx512_xor(bytes),
         }
     };
