@@ -1,6 +1,7 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
 mod convert;
+mod drift;
 mod help;
 mod hub;
 mod manners;
@@ -20,7 +21,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "run",
     "caption",
     "ask",
@@ -30,6 +31,7 @@ const VERBS: [&str; 18] = [
     "predict",
     "show",
     "convert",
+    "drift",
     "tokenize",
     "verify",
     "random",

@@ -15,7 +15,8 @@ use crate::{
     config::{GemmaGeneration, TextConfig},
 };
 use paligemma_tensor::{
-    DType, Epilogue, Mask, Segment, Tensor, Weight, add, attention, embedding, geglu, linear, rms_norm, rope, softcap,
+    DType, Epilogue, Mask, Segment, Tensor, Weight, add, attention, embedding, geglu, linear, rms_norm, rope,
+    softcap,
 };
 
 /// The decoder.

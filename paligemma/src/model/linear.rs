@@ -27,7 +27,9 @@ impl<'a> Weights<'a> {
     pub(crate) fn take_matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let weight = (self.0)(name)?;
         match &weight {
-            Weight::Plain(tensor) if tensor.shape() != shape => Err(wrong_shape(name, tensor.shape(), &shape)),
+            Weight::Plain(tensor) if tensor.shape() != shape => {
+                Err(wrong_shape(name, tensor.shape(), &shape))
+            }
             quantised if quantised.shape() != shape => Err(wrong_shape(name, &quantised.shape(), &shape)),
             _ => Ok(weight),
         }
