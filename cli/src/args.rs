@@ -4,6 +4,7 @@ use crate::exit::CODES;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
+    checkpoint::{Form, Scheme},
     generate::{BeamRule, Options, Sampling},
     image::Choice,
     session::SessionOptions,
@@ -124,16 +125,36 @@ pub(crate) enum Verb {
     },
     /// Convert a checkpoint: OUT ending in .npz is big_vision's format, anything else a Hugging Face folder.
     #[command(after_help = "Examples:\n  paligemma convert pt_224.npz ./paligemma-3b-pt-224\n  \
-        paligemma convert ./model model.bf16.npz --dtype bf16")]
+        paligemma convert ./model model.bf16.npz --dtype bf16\n  \
+        paligemma convert ./model ./model-int8 --dtype int8")]
     Convert {
         /// A folder, a file, a big_vision name or a Hub id.
         #[arg(value_name = "IN")]
         input: String,
         /// The npz or the folder to write.
         out: PathBuf,
-        /// The type of all tensors; each keeps its own if not given.
+        /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
-        dtype: Option<Type>,
+        dtype: Option<TypeOrScheme>,
+    },
+    /// Compare two models on the same inputs: what a quantisation or another type costs.
+    #[command(
+        after_help = "MODEL_A answers a few prompts about each picture; both then read the same tokens. Told are how often the \
+        likeliest next token is the same, the divergence KL(A||B) of the two distributions in nats, the difference of the image \
+        features and of every layer's output, as root mean square over that of A.\n\n\
+        Example:\n  paligemma drift ./model ./model-int8 --images ./pictures --json"
+    )]
+    Drift {
+        /// A folder, a file, a big_vision name or a Hub id: the model that is right.
+        model_a: String,
+        /// The model that is compared with it.
+        model_b: String,
+        /// A folder of pictures; a few drawn ones if not given.
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
+        /// The most tokens of an answer of MODEL_A.
+        #[arg(long, short = 'n', default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        max_tokens: u16,
     },
     /// Turn text into token ids; no BOS is added. Only the tokenizer is read.
     #[command(after_help = "Example:\n  paligemma tokenize ./model 'caption en' --json")]
@@ -158,9 +179,9 @@ pub(crate) enum Verb {
         model: ModelArg,
         /// A safetensors file.
         golden: PathBuf,
-        /// The type to compute with.
-        #[arg(long, default_value = "f32")]
-        dtype: Type,
+        /// The type to compute with; if not given f32, and a quantised model as it is stored.
+        #[arg(long)]
+        dtype: Option<Type>,
         /// Use the config's sliding window, as transformers does.
         #[arg(long)]
         sliding_window: bool,
@@ -173,9 +194,9 @@ pub(crate) enum Verb {
         config: String,
         /// The folder to write.
         out: PathBuf,
-        /// The type of all tensors.
+        /// The type of all tensors, or how the matrices are quantised.
         #[arg(long, default_value = "bf16")]
-        dtype: Type,
+        dtype: TypeOrScheme,
         /// Equal seeds give equal weights.
         #[arg(long, default_value_t = 0)]
         seed: u64,
@@ -284,7 +305,7 @@ pub(crate) struct TaskArgs {
 /// How a model is opened.
 #[derive(Group, Debug)]
 pub(crate) struct Opening {
-    /// The weights' type; auto leaves them as they are stored.
+    /// The weights' type; auto leaves them as they are stored, another makes plain numbers of quantised ones.
     #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
     dtype: TypeOrAuto,
     /// How pictures become pixels: as big_vision does, as transformers does, or as the checkpoint's format says.
@@ -386,6 +407,27 @@ impl From<Type> for DType {
             Type::F32 => DType::F32,
             Type::Bf16 => DType::BF16,
             Type::F16 => DType::F16,
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum TypeOrScheme {
+    F32,
+    Bf16,
+    F16,
+    Int8,
+    Int4,
+}
+
+impl From<TypeOrScheme> for Form {
+    fn from(form: TypeOrScheme) -> Form {
+        match form {
+            TypeOrScheme::F32 => DType::F32.into(),
+            TypeOrScheme::Bf16 => DType::BF16.into(),
+            TypeOrScheme::F16 => DType::F16.into(),
+            TypeOrScheme::Int8 => Scheme::Int8.into(),
+            TypeOrScheme::Int4 => Scheme::Int4.into(),
         }
     }
 }

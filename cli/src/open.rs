@@ -86,7 +86,7 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
     if !Path::new(name).exists() {
         note(args.quiet, &location);
     }
-    Session::open(&location.path, options).map_err(|e| {
+    let session = Session::open(&location.path, options).map_err(|e| {
         // No published model was trained on more; the answer's length is what asks for the memory.
         let is_long = options.text_tokens > 8192;
         if is_long && e.kind() == Kind::Resource {
@@ -94,7 +94,11 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
         } else {
             e
         }
-    })
+    })?;
+    if let Some(scheme) = session.dequantised() {
+        note(args.quiet, format_args!("the weights are {scheme}; --dtype makes plain numbers of them"));
+    }
+    Ok(session)
 }
 
 /// Sets the instruction set, the number of threads and the ways of memory for everything that follows.

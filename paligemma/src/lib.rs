@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod config;
+pub mod drift;
 pub mod error;
 pub mod generate;
 pub mod image;

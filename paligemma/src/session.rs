@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Kind, Result,
-    checkpoint::{Checkpoint, Format},
+    checkpoint::{Checkpoint, Format, Scheme, dequantise},
     generate::{Answer, FinishReason, Generator, Options, Prompt, Timings},
     image::{Choice, Picture, Preprocess, decode_as, decode_file_as, pixel_values},
     model::{PaliGemma, Weights},
@@ -18,7 +18,7 @@ use std::{
 /// What may be chosen when a model is opened.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The weights' type; `None` leaves each tensor as it is stored.
+    /// The weights' type; `None` leaves each tensor as it is stored, quantised or not.
     pub dtype: Option<DType>,
     /// How pictures become pixel values.
     pub preprocess: Choice,
@@ -58,6 +58,7 @@ pub struct Session {
     tokenizer: Tokenizer,
     preprocess: Preprocess,
     eos: u32,
+    dequantised: Option<Scheme>,
 }
 
 /// An answer as text.
@@ -69,7 +70,8 @@ pub struct Reply {
     pub answer: Answer,
 }
 
-/// The weights of a checkpoint as a model, each tensor as `dtype` or as it is stored.
+/// The weights of a checkpoint as a model, each tensor as `dtype` or as it is stored; a `dtype` makes plain numbers of
+/// quantised ones.
 ///
 /// # Errors
 /// `Kind::Resource` if the machine cannot hold it (nothing is read then); a broken tensor.
@@ -87,8 +89,11 @@ pub fn load_model(
     let config = checkpoint.config();
     config.memory_needed(weights, image_tokens, text_tokens, batch).check_available()?;
     let mut get = |name: &str| {
-        let tensor = checkpoint.tensor(name)?;
-        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)).into())
+        let weight = checkpoint.weight(name)?;
+        Ok(match dtype {
+            Some(dtype) => dequantise(&weight, dtype).into(),
+            None => weight,
+        })
     };
     PaliGemma::load(config, &mut Weights::new(&mut get))
 }
@@ -122,7 +127,13 @@ impl Session {
         let image_tokens = options.images.max(1) * vision.num_tokens();
         let model = load_model(&checkpoint, options.dtype, image_tokens, options.text_tokens, options.batch)?
             .with_sliding_window(options.sliding_window);
-        Ok(Session { model, tokenizer, preprocess, eos })
+        let dequantised = options.dtype.and(checkpoint.scheme());
+        Ok(Session { model, tokenizer, preprocess, eos, dequantised })
+    }
+
+    /// The scheme of the stored weights, if a dtype was asked for and made plain numbers of them.
+    pub fn dequantised(&self) -> Option<Scheme> {
+        self.dequantised
     }
 
     /// The model.

@@ -186,7 +186,8 @@ impl Example {
     }
 }
 
-/// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance.
+/// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance: U8
+/// stands for quantised weights.
 ///
 /// # Errors
 /// A golden that is not for this model: other shapes, other image tokens, ids beyond the table.

@@ -4,6 +4,7 @@ mod bench;
 mod cache;
 mod convert;
 mod doctor;
+mod drift;
 mod generated;
 mod predict;
 mod random;
@@ -47,11 +48,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
+        Verb::Drift { model_a, model_b, images, max_tokens } => {
+            drift::drift(args, [model_a, model_b], images.as_deref(), (*max_tokens).into())
+        }
         Verb::Tokenize { model, text, tokenizer } => {
             tokenize::tokenize(args, model, text, tokenizer.as_deref())
         }
         Verb::Verify { model, golden, dtype, sliding_window } => {
-            verify::verify(args, &model.model, golden, (*dtype).into(), *sliding_window)
+            verify::verify(args, &model.model, golden, dtype.map(Into::into), *sliding_window)
         }
         Verb::Random { config, out, dtype, seed } => {
             random::random(args, config, out, (*dtype).into(), *seed)

@@ -5,7 +5,11 @@ use crate::{
     open,
     output::{Meter, note, print_json, size},
 };
-use paligemma::{DType, Error, Result, checkpoint::random_folder, config::Config};
+use paligemma::{
+    Error, Result,
+    checkpoint::{Checkpoint, Form, random_folder},
+    config::Config,
+};
 use serde_json::json;
 use std::{path::Path, process::ExitCode};
 
@@ -17,36 +21,27 @@ pub(super) fn published(name: &str) -> Result<Config> {
     })
 }
 
-pub(super) fn random(
-    args: &Args,
-    name: &str,
-    out: &Path,
-    dtype: DType,
-    seed: u64,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn random(args: &Args, name: &str, out: &Path, form: Form, seed: u64) -> anyhow::Result<ExitCode> {
     let config = published(name)?;
     let mut meter = Meter::new("random", args.quiet);
     let heeding = open::Heeding::begin();
-    random_folder(&config, out, dtype, seed, &mut |done, total| meter.at(done, total))?;
+    random_folder(&config, out, form, seed, &mut |done, total| meter.at(done, total))?;
     drop((meter, heeding));
     let parameters = config.num_parameters();
+    let bytes = Checkpoint::open(out)?.num_bytes();
     if args.json {
         print_json(&json!({
             "path": out,
             "config": name,
-            "dtype": dtype.name(),
+            "dtype": form.name(),
             "seed": seed,
             "parameters": parameters,
-            "bytes": parameters * dtype.size() as u64,
+            "bytes": bytes,
         }))?;
     }
     note(
         args.quiet || args.json,
-        format_args!(
-            "{}: random weights, {}; answers will be noise",
-            out.display(),
-            size(parameters * dtype.size() as u64)
-        ),
+        format_args!("{}: random weights, {}; answers will be noise", out.display(), size(bytes)),
     );
     Ok(ExitCode::SUCCESS)
 }

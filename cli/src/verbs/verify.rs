@@ -17,16 +17,19 @@ pub(super) fn verify(
     args: &Args,
     model: &str,
     golden: &Path,
-    dtype: DType,
+    dtype: Option<DType>,
     sliding_window: bool,
 ) -> anyhow::Result<ExitCode> {
     let golden = Golden::open(golden)?;
     let checkpoint = open::checkpoint(args, model)?;
     let (images, text) = golden.num_tokens();
-    let model =
-        load_model(&checkpoint, Some(dtype), images * checkpoint.config().vision.num_tokens(), text, 1)?
-            .with_sliding_window(sliding_window);
-    let verdict = compare(&model, &golden, dtype)?;
+    // A quantised model is itself only as it is stored.
+    let dtype = dtype.or(checkpoint.scheme().is_none().then_some(DType::F32));
+    let model = load_model(&checkpoint, dtype, images * checkpoint.config().vision.num_tokens(), text, 1)?
+        .with_sliding_window(sliding_window);
+    // Made plain again, its numbers are still those of bytes.
+    let held = dtype.filter(|_| checkpoint.scheme().is_none()).unwrap_or(DType::U8);
+    let verdict = compare(&model, &golden, held)?;
     if args.json {
         let tensors: Vec<_> = verdict
             .tensors

@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod drift;
 mod help;
 mod hub;
 mod manners;
@@ -21,7 +22,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "run",
     "caption",
     "ask",
@@ -31,6 +32,7 @@ const VERBS: [&str; 19] = [
     "predict",
     "show",
     "convert",
+    "drift",
     "tokenize",
     "verify",
     "random",

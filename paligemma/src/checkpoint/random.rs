@@ -1,6 +1,10 @@
 //! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
 
-use super::{names, write::write_folder};
+use super::{
+    names,
+    quantised::{Form, Scheme},
+    write::write_folder,
+};
 use crate::{
     Error, Kind, Result,
     config::Config,
@@ -15,14 +19,15 @@ use std::{collections::HashMap, ops::ControlFlow, path::Path};
 const NUM_LOC_AND_SEG: usize = 1024 + 128;
 
 /// Writes a folder with config.json, the weights, a stand-in tokenizer and the published processor settings.
-/// Equal seeds give equal bytes. `progress(done, total)` is told in bytes, and may break off: then nothing is left.
+/// Equal seeds give equal bytes; a scheme quantises the model that bf16 would be. `progress(done, total)` is told in
+/// bytes before quantisation, and may break off: then nothing is left.
 ///
 /// # Errors
 /// A folder that holds something else; a disk without room; `Kind::Cancelled`.
 pub fn random_folder(
     config: &Config,
     folder: &Path,
-    dtype: DType,
+    form: Form,
     seed: u64,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<()> {
@@ -35,9 +40,13 @@ pub fn random_folder(
         ("tokenizer_config.json", &stand_in_tokenizer_config()),
         ("preprocessor_config.json", processor.as_bytes()),
     ];
+    let dtype = match form {
+        Form::Plain(dtype) => dtype,
+        Form::Quantised(Scheme::Int8 | Scheme::Int4) => DType::BF16,
+    };
     let total = config.num_parameters() * dtype.size() as u64;
     let mut done = 0;
-    write_folder(config, folder, dtype, &files, &mut |name, shape| {
+    write_folder(config, folder, form, &files, &mut |name, shape| {
         let tensor = random_tensor(name, shape, dtype, seed);
         done += tensor.bytes().len() as u64;
         match progress(done, total) {

@@ -13,6 +13,7 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Pass<'a> {
     taps: Option<Vec<(String, Tensor)>>,
+    wanted: Option<fn(&str) -> bool>,
     cancel: Option<&'a AtomicBool>,
 }
 
@@ -24,12 +25,17 @@ impl<'a> Pass<'a> {
 
     /// Keeps every named intermediate.
     pub fn tapped() -> Self {
-        Pass { taps: Some(Vec::new()), cancel: None }
+        Pass { taps: Some(Vec::new()), ..Pass::default() }
+    }
+
+    /// Keeps the intermediates whose names are `wanted`.
+    pub fn tapping(wanted: fn(&str) -> bool) -> Self {
+        Pass { wanted: Some(wanted), ..Pass::tapped() }
     }
 
     /// Stops with [`Kind::Cancelled`] between two layers once `cancel` is true.
     pub fn cancelled_by(cancel: &'a AtomicBool) -> Self {
-        Pass { taps: None, cancel: Some(cancel) }
+        Pass { cancel: Some(cancel), ..Pass::default() }
     }
 
     /// Whether intermediates are kept; fused operations are then taken apart.
@@ -45,7 +51,10 @@ impl<'a> Pass<'a> {
     /// Keeps `x` under `name` if taps are on.
     pub(crate) fn put(&mut self, name: fmt::Arguments<'_>, x: &Tensor) {
         if let Some(taps) = &mut self.taps {
-            taps.push((name.to_string(), x.clone()));
+            let name = name.to_string();
+            if self.wanted.is_none_or(|wanted| wanted(&name)) {
+                taps.push((name, x.clone()));
+            }
         }
     }
 

@@ -7,5 +7,6 @@ mod goldens;
 mod hostile_images;
 mod hub;
 mod image;
+mod quantised;
 mod tidy;
 mod tokenizer;
