@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;

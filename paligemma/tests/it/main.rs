@@ -1,4 +1,5 @@
 //! The library's integration tests: one file a subject.
+mod answers;
 mod broken_files;
 mod checkpoint;
 mod end_to_end;
@@ -7,5 +8,6 @@ mod goldens;
 mod hostile_images;
 mod hub;
 mod image;
+mod masks;
 mod tidy;
 mod tokenizer;
