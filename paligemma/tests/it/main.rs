@@ -5,6 +5,7 @@ mod checkpoint;
 mod end_to_end;
 mod generation;
 mod goldens;
+mod grammar;
 mod hostile_images;
 mod hub;
 mod image;
