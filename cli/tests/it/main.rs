@@ -1,6 +1,7 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
 mod convert;
+mod find;
 mod help;
 mod hub;
 mod manners;
