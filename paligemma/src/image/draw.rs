@@ -73,7 +73,7 @@ pub fn colour(label: &str) -> [u8; 3] {
     let hash = (hash ^ (hash >> 29)).wrapping_mul(0xc498_72c6_7c08_1bb7);
     let hue = (hash >> 40) as f32 / (1 << 24) as f32 * std::f32::consts::TAU;
     // Oklch: any hue, and light enough for dark letters.
-    let lightness = [0.70, 0.79, 0.88][(hash >> 32 & 0xff) as usize * 3 >> 8];
+    let lightness = [0.70, 0.79, 0.88][((hash >> 32 & 0xff) as usize * 3) >> 8];
     let chroma = 0.15;
     let (a, b) = (chroma * hue.cos(), chroma * hue.sin());
     let cube = |x: f32| x * x * x;
