@@ -16,8 +16,10 @@ use paligemma::{
 use std::{path::PathBuf, sync::LazyLock};
 
 /// `--version`; `-V` gives its first line alone.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{}\n{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name()));
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("PALIGEMMA_COMMIT").map_or(String::new(), |commit| format!("commit {commit}, "));
+    format!("{}\n{commit}{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name())
+});
 
 /// What `--help` says at its end.
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
@@ -92,10 +94,10 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:\n  paligemma ocr ./model receipt.png")]
     Ocr(TaskArgs),
     /// Find things: boxes, one a line with its score, as they come. The prompt is `detect THING ; THING`.
-    #[command(after_help = FIND_HELP.replace("VERB", "detect"))]
+    #[command(after_help = FIND_HELP.replace("VERB", "detect"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
     Detect(FindArgs),
     /// Outline things: boxes and masks. The prompt is `segment THING ; THING`.
-    #[command(after_help = FIND_HELP.replace("VERB", "segment"))]
+    #[command(after_help = FIND_HELP.replace("VERB", "segment"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
     Segment {
         #[command(flatten)]
         find: FindArgs,
@@ -208,6 +210,49 @@ pub(crate) enum Verb {
         #[arg(long, default_value_t = 0)]
         seed: u64,
     },
+    /// Measure a model's speed, and the machine's limits beside it.
+    #[command(
+        override_usage = "paligemma bench [OPTIONS] <MODEL>\n       paligemma bench [OPTIONS] --random <CONFIG>",
+        after_help = "Pictures and prompts are made up. A first run does not count. Times are those of the whole batch; \
+        --json gives each with its median, min and max:\n  \
+        image_encode_s   pixels to projected tokens\n  \
+        prefill_s        the language model over image and prompt, one row of logits each\n  \
+        ttft_s           the two together\n  \
+        decode_token_s   a step, which gives every answer a token\n\
+        and what the machine reads and multiplies at most meanwhile, with the fraction of it that is reached \
+        (medians of each run's own).\n\n\
+        Examples:\n  paligemma bench --random 3b-224 --table\n  \
+        paligemma bench ./model --batch 4 --json"
+    )]
+    Bench {
+        /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
+        #[arg(required_unless_present = "random", conflicts_with = "random")]
+        model: Option<String>,
+        /// Random weights of a published size (3b-224 … 2-28b-896, tiny, 2-tiny), made in memory.
+        #[arg(long, value_name = "CONFIG")]
+        random: Option<String>,
+        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16.
+        #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
+        dtype: TypeOrAuto,
+        /// Tokens of text behind each picture.
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=8192))]
+        prompt_tokens: u16,
+        /// Tokens of each answer; the first comes with the prefill.
+        #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=8192))]
+        new_tokens: u16,
+        /// Prompts that are answered together.
+        #[arg(long, value_name = "N", default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
+        batch: u16,
+        /// Runs that count.
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        repeat: u16,
+        /// Run once for each line on stdin and print each run's JSON: to take turns with another program.
+        #[arg(long, requires = "json", conflicts_with = "repeat")]
+        turns: bool,
+        /// Print a Markdown table.
+        #[arg(long, conflicts_with = "json")]
+        table: bool,
+    },
     /// Download a model into the Hugging Face cache; an interrupted download goes on.
     #[command(after_help = "Example:\n  paligemma pull google/paligemma2-3b-mix-224")]
     Pull {
@@ -243,6 +288,9 @@ pub(crate) enum Verb {
     },
 }
 
+/// The most tokens of an answer of `detect` and `segment`: many objects, of up to some thirty tokens each.
+const FIND_TOKENS: &str = "512";
+
 /// What `detect` and `segment` say at the end of their help.
 const FIND_HELP: &str = "Each line is the score, the box x0,y0,x1,y1 in pixels, and the label, with tabs between; the \
     image's name stands first where there are several. With --json one object an image: `detections`, each with `label`, \
@@ -271,6 +319,9 @@ pub(crate) struct FindArgs {
     constrain: bool,
     #[command(flatten)]
     pub(crate) finding: FindingArgs,
+    /// Taken as the other tasks take it, and without effect: the prompts of finding name no language.
+    #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
+    lang: String,
     #[command(flatten)]
     pub(crate) opening: Opening,
     #[command(flatten)]
@@ -467,14 +518,7 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// `max_tokens` are those of an answer where the user says none.
-    pub(crate) fn options(
-        &self,
-        images: usize,
-        batch: usize,
-        choosing: &Choosing,
-        max_tokens: usize,
-    ) -> SessionOptions {
+    pub(crate) fn options(&self, images: usize, batch: usize, choosing: &Choosing) -> SessionOptions {
         SessionOptions {
             dtype: self.dtype.into(),
             preprocess: self.preprocess.into(),
@@ -483,7 +527,7 @@ impl Opening {
             sliding_window: self.sliding_window,
             images,
             batch: batch.saturating_mul(choosing.beams),
-            text_tokens: choosing.max_tokens.unwrap_or(max_tokens).saturating_add(128),
+            text_tokens: choosing.max_tokens.saturating_add(128),
         }
     }
 }
@@ -491,9 +535,9 @@ impl Opening {
 /// How an answer is chosen.
 #[derive(Group, Debug)]
 pub(crate) struct Choosing {
-    /// The most tokens of an answer; 128 if not given, of detect and segment 512.
-    #[arg(long, short = 'n', env = "PALIGEMMA_MAX_TOKENS")]
-    max_tokens: Option<usize>,
+    /// The most tokens of an answer.
+    #[arg(long, short = 'n', default_value_t = 128, env = "PALIGEMMA_MAX_TOKENS")]
+    max_tokens: usize,
     /// 0 is greedy; above, tokens are drawn at random.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, env = "PALIGEMMA_TEMPERATURE")]
     temperature: f32,
@@ -518,8 +562,7 @@ pub(crate) struct Choosing {
 }
 
 impl Choosing {
-    /// `max_tokens` are those of an answer where the user says none.
-    pub(crate) fn options(&self, max_tokens: usize) -> paligemma::Result<Options> {
+    pub(crate) fn options(&self) -> paligemma::Result<Options> {
         if self.temperature == 0.0 && (self.top_k.is_some() || self.top_p.is_some()) {
             return Err(paligemma::Error::usage(
                 "--top-k and --top-p choose among random draws, and --temperature is 0",
@@ -540,8 +583,7 @@ impl Choosing {
             BeamRuleArg::Transformers => BeamRule::Transformers,
             BeamRuleArg::Reference => BeamRule::Reference,
         };
-        let max_tokens = self.max_tokens.unwrap_or(max_tokens);
-        let options = Options { max_tokens, sampling, beams: self.beams, beam_rule };
+        let options = Options { max_tokens: self.max_tokens, sampling, beams: self.beams, beam_rule };
         options.check()?;
         Ok(options)
     }
@@ -565,7 +607,7 @@ impl From<Type> for DType {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum TypeOrAuto {
+pub(crate) enum TypeOrAuto {
     Auto,
     F32,
     Bf16,

@@ -4,6 +4,7 @@
 //! which stands in `ARCHITECTURE.md`, and a test holds it.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod detection;
@@ -17,4 +18,4 @@ pub mod text;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
-pub use paligemma_tensor::{DType, Isa, peak_rss};
+pub use paligemma_tensor::{DType, Isa, keep_freed_memory, peak_rss};

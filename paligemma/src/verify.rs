@@ -53,7 +53,7 @@ impl Verdict {
 pub fn default_tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-4,
-        DType::BF16 | DType::F16 => 2e-2,
+        DType::BF16 | DType::F16 | DType::U8 => 2e-2,
     }
 }
 

@@ -20,7 +20,7 @@ pub fn conv2d(x_nhwc: &Tensor, w_ocij: &Tensor, bias_o: &Tensor, stride: usize, 
     assert!(h + 2 * padding >= ki && w + 2 * padding >= kj, "kernel {w_ocij:?} on {x_nhwc:?}");
     let (oh, ow) = ((h + 2 * padding - ki) / stride + 1, (w + 2 * padding - kj) / stride + 1);
     // A kernel as (row, column, channel), so that a pixel's channels are copied in one piece.
-    let w_ok = w_ocij.permute(&[0, 2, 3, 1]).reshape(&[o, ki * kj * c]);
+    let w_ok = w_ocij.permute(&[0, 2, 3, 1]).reshape(&[o, ki * kj * c]).into();
     let bias = Epilogue { bias: Some(bias_o), ..Epilogue::default() };
     if (ki, kj, stride, padding) == (1, 1, 1, 0) {
         return linear(&x_nhwc.reshape(&[n * h * w, c]), &w_ok, bias).reshape(&[n, h, w, o]);
@@ -64,7 +64,7 @@ pub fn conv_transpose2d(
     let [wc, o, ki, kj] = four(w_coij);
     assert_eq!(c, wc, "channels of {x_nhwc:?} and {w_coij:?}");
     let (oh, ow) = transposed_size((h, w), (ki, kj), stride, padding);
-    let w_kc = w_coij.permute(&[2, 3, 1, 0]).reshape(&[ki * kj * o, c]);
+    let w_kc = w_coij.permute(&[2, 3, 1, 0]).reshape(&[ki * kj * o, c]).into();
     // What each pixel gives to each place of the kernel, then the sums of what falls together.
     let parts = linear(&x_nhwc.reshape(&[n * h * w, c]), &w_kc, Epilogue::default());
     let (parts, bias) = (parts.as_f32(), bias_o.to_f32_vec());

@@ -7,34 +7,44 @@
 //! owns or in a read-only file map. Activations are `f32`; weights are `f32`, `bf16` or `f16`.
 //! Wrong shapes are a programmer's error and panic: whoever reads shapes from a file checks them first.
 
+mod amx;
 mod attention;
 mod convolution;
 mod dtype;
 mod elementwise;
 mod embedding;
 mod isa;
+mod key_values;
 mod lane;
+mod limits;
 mod linear;
 mod mapped;
 mod math;
 mod memory;
+mod narrow;
 mod norm;
 mod parallel;
+mod product;
 mod rope;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod transpose;
+mod weight;
 
-pub use attention::{Mask, RowBuffer, Rows, Segment, attention, attention_on, attention_plain};
+pub use attention::{Mask, Segment, attention, attention_plain};
 pub use convolution::{conv_transpose2d, conv_transpose2d_plain, conv2d, conv2d_plain, relu};
 pub use dtype::DType;
 pub use elementwise::{add, concat_rows, log_sum_exp, softcap};
 pub use embedding::{embedding, patches};
 pub use half::{bf16, f16};
-pub use isa::Isa;
+pub use isa::{Isa, IsaError};
+pub use key_values::KeyValues;
+pub use limits::{Factors, gemm_peak, read_bandwidth};
 pub use linear::{Epilogue, geglu, geglu_on, linear, linear_on, linear_plain};
 pub use mapped::MappedFile;
-pub use memory::peak_rss;
+pub use memory::{keep_freed_memory, peak_rss};
 pub use norm::{layer_norm, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_on, rms_norm_plain};
 pub use rope::{rope, rope_plain};
 pub use tensor::Tensor;
+pub use weight::{INT4_GROUP, Weight};

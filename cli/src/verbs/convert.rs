@@ -17,8 +17,9 @@ pub(super) fn convert(
 ) -> anyhow::Result<ExitCode> {
     let input = open::checkpoint(args, input)?;
     let mut meter = Meter::new("convert", args.quiet);
+    let heeding = open::Heeding::begin();
     let summary = checkpoint::convert(&input, out, dtype, &mut |done, total| meter.at(done, total))?;
-    drop(meter);
+    drop((meter, heeding));
     if args.json {
         print_json(&json!({
             "path": summary.path,

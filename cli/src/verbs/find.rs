@@ -25,9 +25,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most tokens of an answer, unless the user says.
-const MAX_TOKENS: usize = 512;
-
 /// What is done with every picture.
 struct Job<'a> {
     args: &'a Args,
@@ -64,7 +61,7 @@ fn find_all(
     prefix: String,
     masks: Option<&MaskArgs>,
 ) -> anyhow::Result<ExitCode> {
-    let options = find.choosing.options(MAX_TOKENS)?;
+    let options = find.choosing.options()?;
     let finding = find.finding.finding();
     finding.check()?;
     if !find.choosing.stop.is_empty() {
@@ -85,8 +82,7 @@ fn find_all(
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     let start = Instant::now();
-    let session =
-        open::session(args, &find.model.model, &find.opening.options(1, 1, &find.choosing, MAX_TOKENS))?;
+    let session = open::session(args, &find.model.model, &find.opening.options(1, 1, &find.choosing))?;
     let load = start.elapsed();
     let job = Job { args, find, masks, session, prefix, options, finding, several, load };
     let mut bad = 0;

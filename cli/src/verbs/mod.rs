@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod bench;
 mod cache;
 mod convert;
 mod doctor;
@@ -17,12 +18,12 @@ use crate::{
     args::{Args, MaskWay, Verb},
     open,
 };
-use paligemma::text::Task;
+use paligemma::{bench::Settings, text::Task};
 use std::process::ExitCode;
 
 /// Does what the command line asks.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    open::set_threads(args)?;
+    open::set_up_machine(args)?;
     open::watch_ctrl_c();
     match &args.verb {
         Verb::Run { model, images_and_prompt, constrain, opening, choosing } => {
@@ -70,6 +71,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Verb::Random { config, out, dtype, seed } => {
             random::random(args, config, out, (*dtype).into(), *seed)
+        }
+        Verb::Bench { model, random, dtype, prompt_tokens, new_tokens, batch, repeat, turns, table } => {
+            let settings = Settings {
+                prompt_tokens: (*prompt_tokens).into(),
+                new_tokens: (*new_tokens).into(),
+                batch: (*batch).into(),
+            };
+            let job = bench::Job { settings, repeat: *repeat, turns: *turns, table: *table };
+            bench::bench(args, model.as_deref(), random.as_deref(), (*dtype).into(), &job)
         }
         Verb::Pull { id } => cache::pull(args, id),
         Verb::Ls => cache::ls(args),

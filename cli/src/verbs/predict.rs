@@ -4,7 +4,7 @@ use crate::{
     args::{Args, Choosing, MaskFormat, Opening},
     open,
     output::{note, print_json},
-    verbs::{find, run::MAX_TOKENS},
+    verbs::find,
 };
 use paligemma::{
     Error, Kind, Result,
@@ -73,7 +73,7 @@ pub(super) fn predict(
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
-    let options = choosing.options(MAX_TOKENS)?;
+    let options = choosing.options()?;
     job.finding.check()?;
     let masks = job.vqvae.map(|file| MaskCodec::open(Some(file))).transpose()?;
     let folder = job.data.parent().unwrap_or(Path::new("")).to_path_buf();
@@ -90,7 +90,7 @@ pub(super) fn predict(
         Some(path) => Output::resume(path, job.data, &folder, &mut lines, &mut state)?,
         None => Output { to: Box::new(io::stdout()) },
     };
-    let session = open::session(args, model, &opening.options(1, job.batch, choosing, MAX_TOKENS))?;
+    let session = open::session(args, model, &opening.options(1, job.batch, choosing))?;
     let answering =
         Answering { session, options, stops: &choosing.stop, finding: job.finding, masks, quiet: args.quiet };
     let mut batch: Vec<Ready> = Vec::new();

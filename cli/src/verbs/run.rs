@@ -22,8 +22,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most tokens of an answer, unless the user says.
-pub(super) const MAX_TOKENS: usize = 128;
 /// The most bytes of an image that are read from stdin.
 const MAX_STDIN: u64 = 128 << 20;
 
@@ -78,7 +76,7 @@ fn answer(
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
-    let options = choosing.options(MAX_TOKENS)?;
+    let options = choosing.options()?;
     let asked = if constrain { Some(asked(prefix)?) } else { None };
     let mut names = Vec::new();
     for image in images {
@@ -88,7 +86,7 @@ fn answer(
     }
     check_images(&names)?;
     let start = Instant::now();
-    let session = open::session(args, model, &opening.options(images.len(), 1, choosing, MAX_TOKENS))?;
+    let session = open::session(args, model, &opening.options(images.len(), 1, choosing))?;
     let load = start.elapsed();
     let first = Instant::now();
     let picture = |image: &Frame| match image {

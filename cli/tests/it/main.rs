@@ -1,5 +1,6 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod bench;
 mod convert;
 mod find;
 mod help;
@@ -23,7 +24,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "run",
     "caption",
     "ask",
@@ -37,6 +38,7 @@ const VERBS: [&str; 19] = [
     "tokenize",
     "verify",
     "random",
+    "bench",
     "pull",
     "ls",
     "rm",

@@ -123,6 +123,7 @@ fn every_verb_prints_one_object_as_json() {
         &["tokenize", "m", "x"],
         &["verify", &model, &held],
         &["random", "tiny", "n"],
+        &["bench", "m", "--repeat", "1"],
         &["ls"],
         &["doctor"],
         &["completions", "bash"],
@@ -250,12 +251,17 @@ fn ctrl_c_ends_any_work_with_130() {
     crate::interrupt(&child);
     let ran = crate::Ran::from(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.err.as_str()), (130, "error: cancelled\n"));
-    // While a checkpoint is written, which looks at nothing.
-    let child = scene.command(&["random", "3b-224", "large"]).spawn().unwrap();
-    while !scene.path("large.unfinished").exists() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    crate::interrupt(&child);
-    assert_eq!(crate::code_in_time(child), Some(130));
-    assert!(!scene.path("large").exists());
+    // While a checkpoint is written: nothing of it is left.
+    let stopped = |args: &[&str], unfinished: &str| {
+        let child = scene.command(args).spawn().unwrap();
+        while !scene.path(unfinished).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        crate::interrupt(&child);
+        assert_eq!(crate::code_in_time(child), Some(130), "{args:?}");
+        let left: Vec<_> =
+            fs::read_dir(scene.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("large")), "{args:?}: {left:?}");
+    };
+    stopped(&["random", "3b-224", "large"], "large.unfinished");
 }

@@ -114,6 +114,7 @@ pub(crate) fn torch_name(dtype: DType) -> &'static str {
         DType::F32 => "float32",
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
+        DType::U8 => "uint8",
     }
 }
 

@@ -6,11 +6,13 @@ use super::{
     recognise::recognise,
     write::{Target, check_is_free, write_file, write_npz, write_safetensors},
 };
-use crate::{Error, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
+use crate::{Error, Kind, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
 use paligemma_tensor::DType;
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -51,20 +53,26 @@ const TOKENS: [&str; 2] = [COMPANIONS[0], COMPANIONS[1]];
 /// Writes `input` to `out`: a big_vision npz if `out` ends in `.npz`, else a Hugging Face folder. Tensors
 /// keep their types unless `dtype` is given. An npz has no embedding rows from `<image>` on; all else is
 /// carried over to the bit, and what the tensors of an npz cannot tell stands in `STEM.config.json` beside
-/// it. `progress` is told the bytes written and the bytes in all. One tensor is held in memory at a time.
+/// it. `progress` is told the bytes written and the bytes in all, and may break off. One tensor is held in memory at a
+/// time.
 ///
 /// # Errors
 /// `Kind::Usage` if `out` exists or layers of one stacked tensor differ in type; `Kind::Model` if the input
-/// turns out damaged; `Kind::Io` or `Kind::Resource` from writing. Nothing is then left under `out`.
+/// turns out damaged; `Kind::Io` or `Kind::Resource` from writing; `Kind::Cancelled`. Nothing is then left under `out`.
 pub fn convert(
     input: &Checkpoint,
     out: &Path,
     dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
     check_is_free(out)?;
     let is_npz = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
     if is_npz { to_npz(input, out, dtype, progress) } else { to_folder(input, out, dtype, progress) }
+}
+
+/// Between two tensors: whether `progress` broke off.
+fn check_stopped(is_stopped: &Cell<bool>) -> Result<()> {
+    if is_stopped.get() { Err(Error::new(Kind::Cancelled, "cancelled")) } else { Ok(()) }
 }
 
 /// Each tensor of `config` with the type that it shall have.
@@ -82,7 +90,7 @@ fn to_folder(
     input: &Checkpoint,
     out: &Path,
     dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
     let targets = targets(input, input.config(), dtype);
     let (num_tensors, total) = (targets.len(), num_bytes(&targets));
@@ -112,12 +120,16 @@ fn to_folder(
             files.push(("tokenizer_config.json".into(), stand_in_tokenizer_config()));
         }
     }
+    let is_stopped = Cell::new(false);
     let mut done = 0;
     let mut wrote = |bytes| {
         done += bytes;
-        progress(done, total);
+        is_stopped.set(is_stopped.get() || progress(done, total).is_break());
     };
-    let mut tensor = |target: &Target| input.tensor(&target.named.name);
+    let mut tensor = |target: &Target| {
+        check_stopped(&is_stopped)?;
+        input.tensor(&target.named.name)
+    };
     write_safetensors(out, &config, targets, &files, &mut tensor, &mut wrote)?;
     Ok(Summary {
         path: out.to_path_buf(),
@@ -157,7 +169,7 @@ fn to_npz(
     input: &Checkpoint,
     out: &Path,
     dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
     let mut config = input.config().clone();
     let rows = config.text.vocab_size.min(config.image_token_index);
@@ -199,12 +211,14 @@ fn to_npz(
             write_file(path, |file| file.bytes(bytes))?;
             files.push(path.clone());
         }
+        let is_stopped = Cell::new(false);
         let mut done = 0;
         let mut wrote = |bytes| {
             done += bytes;
-            progress(done, total);
+            is_stopped.set(is_stopped.get() || progress(done, total).is_break());
         };
         let mut tensor = |target: &Target| {
+            check_stopped(&is_stopped)?;
             let tensor = input.tensor(&target.named.name)?;
             let is_cut = tensor.shape()[0] > target.named.shape[0];
             Ok(if is_cut { tensor.rows(0, target.named.shape[0]) } else { tensor })

@@ -2,6 +2,7 @@
 
 mod config_json;
 mod convert;
+mod disk;
 pub mod hub;
 pub mod locate;
 mod memory;
@@ -15,9 +16,10 @@ mod tensors;
 mod write;
 
 pub use convert::{Summary, convert};
+pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
-pub use random::random_folder;
+pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;
 pub use write::write_folder;

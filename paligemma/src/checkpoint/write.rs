@@ -1,7 +1,10 @@
 //! Writing checkpoints. A file or folder appears under its name whole or not at all: it is written beside
 //! it as `NAME.unfinished`, synced, then renamed. Nothing that exists is overwritten.
 
-use super::names::{self, Named};
+use super::{
+    disk::check_space,
+    names::{self, Named},
+};
 use crate::{Error, Result, config::Config};
 use paligemma_tensor::{DType, Tensor};
 use serde_json::{Map, Value, json};
@@ -64,6 +67,7 @@ pub(crate) fn write_safetensors(
     targets.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
     let shards = shards(targets);
     let staged = StagedFolder::create(folder, files)?;
+    check_space(folder, shards.iter().flatten().map(Target::len).sum(), "the checkpoint")?;
     let (mut weight_map, mut total) = (Map::new(), 0);
     for (i, shard) in shards.iter().enumerate() {
         let file = match shards.len() {
@@ -140,6 +144,7 @@ pub(crate) fn write_npz(
     let mut sorted: Vec<&Target> = targets.iter().collect();
     sorted.sort_by_key(|t| (t.named.key, t.named.slice));
     write_file(path, |out| {
+        check_space(path, targets.iter().map(Target::len).sum(), "the npz")?;
         let place = out.path.to_path_buf();
         let broken = |e: zip::result::ZipError| Error::io(&place, io::Error::from(e));
         let mut zip = zip::ZipWriter::new(out.file.try_clone().map_err(|e| Error::io(&place, e))?);
@@ -183,6 +188,7 @@ fn npy_header(dtype: DType, shape: &[usize]) -> Vec<u8> {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::BF16 => "<V2",
+        DType::U8 => "|u1",
     };
     let shape = match shape {
         [one] => format!("({one},)"),

@@ -252,8 +252,11 @@ impl<'a> Generator<'a> {
     /// One token of every turn → its logits `[turns, V]`.
     pub(crate) fn step(&self, ids: &[u32], turns: &mut [Turn<'_>]) -> Result<Tensor> {
         let mut pass = self.pass();
-        let x = self.model.embed_text(ids, &mut pass)?;
-        Ok(self.model.logits(&self.model.forward(&x, turns, &mut pass)?))
+        // On one of the pool's threads: a hundred products a token are then handed over without waking a thread each time.
+        rayon::scope(|_| {
+            let x = self.model.embed_text(ids, &mut pass)?;
+            Ok(self.model.logits(&self.model.forward(&x, turns, &mut pass)?))
+        })
     }
 
     /// Chooses the row's next token; true when the row is done.

@@ -1,7 +1,9 @@
 //! The grammar of answers that name objects: at every step, which tokens can still become a valid answer.
 //!
-//!     answer = [ object { separator object } ] EOS
-//!     object = y_min x_min y_max x_max  { code }  label
+//! ```text
+//! answer = [ object { separator object } ] EOS
+//! object = y_min x_min y_max x_max  { code }  label
+//! ```
 //!
 //! It asks for y_max > y_min and x_max > x_min, for a label among those given, for no object twice, and for an end within
 //! the tokens that there are. It never comes to a point where nothing goes on: an object begins only if the longest

@@ -8,14 +8,15 @@
 
 use super::{
     KvCache, Pass,
-    linear::{Linear, Weights},
+    linear::{Linear, Weights, attention_dtype},
 };
 use crate::{
     Result,
     config::{GemmaGeneration, TextConfig},
 };
 use paligemma_tensor::{
-    DType, Epilogue, Mask, Segment, Tensor, add, attention, embedding, geglu, linear, rms_norm, rope, softcap,
+    DType, Epilogue, Mask, Segment, Tensor, Weight, add, attention, embedding, geglu, linear, rms_norm, rope,
+    softcap,
 };
 
 /// The decoder.
@@ -23,7 +24,7 @@ use paligemma_tensor::{
 pub struct Gemma {
     config: TextConfig,
     /// `[V, D]`, also the output head.
-    input_embedding: Tensor,
+    input_embedding: Weight,
     blocks: Vec<Block>,
     /// `[D]`
     final_norm: Tensor,
@@ -46,9 +47,9 @@ struct Block {
     /// `[D]`
     pre_ffw_norm: Tensor,
     /// `[F, D]`
-    gate: Tensor,
+    gate: Weight,
     /// `[F, D]`
-    up: Tensor,
+    up: Weight,
     /// `[D, F]`
     down: Linear,
     /// `[D]`, Gemma 2 only
@@ -94,24 +95,40 @@ impl Gemma {
                 value: Linear::load(w, &name("self_attn.v_proj"), (kv, d), false)?,
                 attn_vec: Linear::load(w, &name("self_attn.o_proj"), (d, q), false)?,
                 pre_ffw_norm: w.take(&name(pre_ffw), &[d])?,
-                gate: w.take(&name("mlp.gate_proj.weight"), &[f, d])?,
-                up: w.take(&name("mlp.up_proj.weight"), &[f, d])?,
+                gate: w.take_matrix(&name("mlp.gate_proj.weight"), [f, d])?,
+                up: w.take_matrix(&name("mlp.up_proj.weight"), [f, d])?,
                 down: Linear::load(w, &name("mlp.down_proj"), (d, f), false)?,
             })
         });
         Ok(Gemma {
             blocks: blocks.collect::<Result<_>>()?,
-            input_embedding: w.take("language_model.embed_tokens.weight", &[config.vocab_size, d])?,
+            input_embedding: w.take_matrix("language_model.embed_tokens.weight", [config.vocab_size, d])?,
             final_norm: w.take("language_model.norm.weight", &[d])?,
             config: config.clone(),
         })
+    }
+
+    /// Every tensor. One step of decoding reads each of them once, the embedding table as the head.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { query, key, value, attn_vec, gate, up, down, .. } = block;
+            let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = block;
+            let linear = [query, key, value, attn_vec, down].into_iter().flat_map(Linear::weights);
+            let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+            let gated = [gate, up].into_iter().flat_map(Weight::parts);
+            linear.chain(gated).chain([pre_attention_norm, pre_ffw_norm]).chain(post_norms)
+        });
+        blocks.chain([&self.final_norm]).chain(self.input_embedding.parts())
     }
 
     /// Token ids → `[ids, D]`, scaled by √D. Panics on an id beyond the table.
     pub fn embed(&self, ids: &[u32]) -> Tensor {
         // x *= jnp.sqrt(self.embed_dim).astype(x.dtype): the factor has the table's precision (√2048 is 45.25 in bf16).
         let root = (self.config.hidden_size as f32).sqrt();
-        let root = Tensor::from_f32(vec![root], &[1]).cast(self.input_embedding.dtype()).to_f32_vec()[0];
+        let root = match &self.input_embedding {
+            Weight::Plain(table) => Tensor::from_f32(vec![root], &[1]).cast(table.dtype()).to_f32_vec()[0],
+            Weight::Int8 { .. } | Weight::Int4 { .. } => root,
+        };
         embedding(&self.input_embedding, ids, root)
     }
 
@@ -162,12 +179,14 @@ impl Gemma {
         }
     }
 
-    /// What keys and values are kept as: bf16 beside bf16 weights, f32 otherwise.
+    /// How the matrices of the blocks are kept: `f32`, `bf16`, `f16`, `int8` or `int4`.
+    pub fn matrix_type(&self) -> &'static str {
+        self.blocks.first().map_or("f32", |block| block.gate.type_name())
+    }
+
+    /// What keys and values are kept as: bf16 beside bf16 and quantised weights, f32 otherwise.
     pub fn cache_dtype(&self) -> DType {
-        match self.blocks.first().map(|b| b.key.weight.dtype()) {
-            Some(DType::BF16) => DType::BF16,
-            _ => DType::F32,
-        }
+        self.blocks.first().map_or(DType::F32, |block| attention_dtype(&block.key.weight))
     }
 }
 
@@ -210,34 +229,26 @@ impl Block {
         let v_td = self.value.forward(y_td);
         let mut from = 0;
         for turn in turns.iter_mut() {
-            let (keys, values) = &mut turn.cache.layers[layer];
-            keys.append(&k_tkh.rows(from, from + turn.len));
-            values.append(&v_td.rows(from, from + turn.len));
-            from += turn.len;
+            let to = from + turn.len;
+            turn.cache.layers[layer].append(&k_tkh.rows(from, to), &v_td.rows(from, to));
+            from = to;
         }
         let mut from = 0;
         let segments: Vec<_> = turns
             .iter()
             .map(|turn| {
-                let (keys, values) = &turn.cache.layers[layer];
+                let key_values = &turn.cache.layers[layer];
                 from += turn.len;
                 Segment {
                     queries: from - turn.len..from,
-                    first_position: keys.len() - turn.len,
-                    keys: keys.rows(),
-                    values: values.rows(),
+                    first_position: key_values.len() - turn.len,
+                    key_values,
                     mask: Mask { prefix_len: turn.prefix_len, window },
                 }
             })
             .collect();
         // q *= head_dim**-0.5, or (features // num_heads)**-0.5 in the 27B: the config's scalar says which.
-        attention(
-            &q_tnh,
-            &segments,
-            k,
-            config.query_pre_attn_scalar.powf(-0.5),
-            config.attn_logit_softcapping,
-        )
+        attention(&q_tnh, &segments, config.query_pre_attn_scalar.powf(-0.5), config.attn_logit_softcapping)
     }
 }
 

@@ -5,10 +5,10 @@
 
 use super::{
     Pass,
-    linear::{Linear, Weights},
+    linear::{Linear, Weights, attention_dtype},
 };
 use crate::{Result, config::VisionConfig};
-use paligemma_tensor::{Mask, Rows, Segment, Tensor, add, attention, concat_rows, layer_norm, patches};
+use paligemma_tensor::{KeyValues, Mask, Segment, Tensor, add, attention, concat_rows, layer_norm, patches};
 
 /// The image encoder.
 #[derive(Debug, Clone)]
@@ -49,6 +49,10 @@ impl Norm {
         })
     }
 
+    fn weights(&self) -> [&Tensor; 2] {
+        [&self.weight, &self.bias]
+    }
+
     fn forward(&self, x_td: &Tensor, eps: f32) -> Tensor {
         layer_norm(x_td, &self.weight, &self.bias, eps)
     }
@@ -63,7 +67,7 @@ impl Siglip {
         let (d, p, mlp) = (config.hidden_size, config.patch_size, config.intermediate_size);
         let patch = w.take("vision_tower.embeddings.patch_embedding.weight", &[d, 3, p, p])?;
         let embedding = Linear {
-            weight: patch.reshape(&[d, 3 * p * p]),
+            weight: patch.reshape(&[d, 3 * p * p]).into(),
             bias: Some(w.take("vision_tower.embeddings.patch_embedding.bias", &[d])?),
         };
         let blocks = (0..config.num_hidden_layers).map(|i| {
@@ -87,6 +91,16 @@ impl Siglip {
             encoder_norm: Norm::load(w, "vision_tower.post_layernorm", d)?,
             config: config.clone(),
         })
+    }
+
+    /// Every tensor.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = block;
+            let linear = [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::weights);
+            linear.chain(norm0.weights()).chain(norm1.weights())
+        });
+        self.embedding.weights().chain([&self.pos_embedding]).chain(blocks).chain(self.encoder_norm.weights())
     }
 
     /// Pixel values in [-1, 1], `[B, 3, S, S]` f32 → `[B·T, D]`, image after image, row after row of the patch grid.
@@ -137,19 +151,19 @@ impl Block {
         let q_tnh = self.query.forward(y_td).reshape(&[rows, n, h]);
         let (k, v) = (self.key.forward(y_td), self.value.forward(y_td));
         let t = rows / num_images;
-        let parts: Vec<_> =
-            (0..num_images).map(|b| (k.rows(b * t, b * t + t), v.rows(b * t, b * t + t))).collect();
-        let segments: Vec<_> = parts
-            .iter()
-            .enumerate()
-            .map(|(b, (keys, values))| Segment {
-                queries: b * t..(b + 1) * t,
-                first_position: 0,
-                keys: Rows::of(keys),
-                values: Rows::of(values),
-                mask: Mask::FULL,
-            })
-            .collect();
-        attention(&q_tnh, &segments, n, (h as f32).powf(-0.5), None)
+        let key_values = |b: usize| {
+            let mut key_values = KeyValues::new(n, h, attention_dtype(&self.key.weight));
+            key_values.append(&k.rows(b * t, b * t + t), &v.rows(b * t, b * t + t));
+            key_values
+        };
+        let images: Vec<KeyValues> = (0..num_images).map(key_values).collect();
+        let segment = |(b, key_values)| Segment {
+            queries: b * t..(b + 1) * t,
+            first_position: 0,
+            key_values,
+            mask: Mask::FULL,
+        };
+        let segments: Vec<Segment<'_>> = images.iter().enumerate().map(segment).collect();
+        attention(&q_tnh, &segments, (h as f32).powf(-0.5), None)
     }
 }

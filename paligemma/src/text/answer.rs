@@ -1,7 +1,9 @@
 //! The answer language: objects as text.
 //!
-//!     answer = [ object { " ; " object } ]
-//!     object = <loc>×4 [ <seg>×16 ] [ " " label ]
+//! ```text
+//! answer = [ object { " ; " object } ]
+//! object = <loc>×4 [ <seg>×16 ] [ " " label ]
+//! ```
 //!
 //! The four locations are y_min, x_min, y_max, x_max in bins of 1/1023 of the picture (paper section 3.2.5; big_vision
 //! pp/proj/paligemma/segmentation.py), the sixteen codes are a 4×4 mask read row by row (see `crate::model::VqVae`).

@@ -130,7 +130,7 @@ fn the_prefix_sees_itself_and_the_suffix_is_causal() {
         let pixels = images("gen_images_28.safetensors").rows(0, 1);
         let tokens = model.config().vision.num_tokens();
         for prefix_len in 1..12 {
-            for suffix_len in 1..10 {
+            for suffix_len in 1..11 {
                 let ids: Vec<u32> = (0..prefix_len + suffix_len).map(|i| 3 + (i * 7 % 90) as u32).collect();
                 let base = states(&model, &pixels, &ids, prefix_len);
                 let mut changed = ids.clone();
@@ -194,6 +194,40 @@ fn cached_decoding_equals_full_recomputation() {
             );
         }
     }
+}
+
+/// Pitfall 2 again, as decoding does it: one cache, one token after the other, every row's logits and every choice.
+#[test]
+fn a_token_at_a_time_over_one_cache_is_full_recomputation() {
+    for name in ["pg1_mqa", "pg2"] {
+        let model = load(name);
+        let pixels = images("gen_images_28.safetensors").rows(1, 2);
+        let ids: Vec<u32> = (0..60).map(|i| 3 + (i * 11 % 90) as u32).collect();
+        let prefix_len = 9;
+        let all = model.logits(&states(&model, &pixels, &ids, prefix_len));
+        let tokens = model.config().vision.num_tokens();
+        let mut pass = Pass::plain();
+        let images = model.encode_images(&pixels, &mut pass).unwrap();
+        let mut x = PaliGemma::join(&images, &model.embed_text(&ids[..prefix_len], &mut pass).unwrap());
+        let mut cache = model.new_cache();
+        for next in prefix_len..=ids.len() {
+            let mut turns = [Turn { len: x.shape()[0], prefix_len: tokens + prefix_len, cache: &mut cache }];
+            let y = model.forward(&x, &mut turns, &mut pass).unwrap();
+            let last = y.shape()[0] - 1;
+            let step = model.logits(&y.rows(last, last + 1));
+            let want = all.rows(tokens + next - 1, tokens + next);
+            let scale = want.as_f32().iter().fold(0f32, |m, x| m.max(x.abs()));
+            assert!(distance(&step, &want) <= 1e-5 * scale, "{name} at {next}: {}", distance(&step, &want));
+            assert_eq!(first_of_largest(step.as_f32()), first_of_largest(want.as_f32()), "{name} at {next}");
+            if next < ids.len() {
+                x = model.embed_text(&ids[next..=next], &mut pass).unwrap();
+            }
+        }
+    }
+}
+
+fn first_of_largest(x: &[f32]) -> usize {
+    (0..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
 }
 
 /// Pitfall 3: the first token stands at position 0; shifting all positions changes nothing, shifting some does.

@@ -10,14 +10,14 @@ use paligemma::{
     session::{Session, SessionOptions},
     text::{Asked, parse_answer},
 };
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::ControlFlow};
 
 /// A session with random weights whose pictures have 28 pixels a side.
 fn session(config: &str, seed: u64) -> Session {
     let mut config = Config::published(config).unwrap();
     config.vision.image_size = 28;
     let folder = tempfile::tempdir().unwrap();
-    random_folder(&config, folder.path(), DType::F32, seed, &mut |_, _| {}).unwrap();
+    random_folder(&config, folder.path(), DType::F32, seed, &mut |_, _| ControlFlow::Continue(())).unwrap();
     Session::open(folder.path(), &SessionOptions::default()).unwrap()
 }
 
@@ -107,7 +107,7 @@ fn a_tokenizer_of_another_model_is_named() {
     let mut config = Config::published("tiny").unwrap();
     config.vision.image_size = 28;
     let folder = tempfile::tempdir().unwrap();
-    random_folder(&config, folder.path(), DType::F32, 1, &mut |_, _| {}).unwrap();
+    random_folder(&config, folder.path(), DType::F32, 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
     let tokenizer = paligemma::text::stand_in_tokenizer(256_000, 257_152).unwrap();
     let file = folder.path().join("other.json");
     std::fs::write(&file, tokenizer).unwrap();
