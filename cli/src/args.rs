@@ -1,13 +1,18 @@
 //! Every verb and flag, in one place: help, man pages and completions are made from this.
 
-use crate::exit::CODES;
+use crate::{exit::CODES, frames};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
     checkpoint::{Form, Scheme},
+    detection::Finding,
     generate::{BeamRule, Options, Sampling},
-    image::Choice,
+    image::{
+        Choice,
+        decode::{MAX_PIXELS, MAX_SIDE},
+    },
     session::SessionOptions,
+    text::{BoxScale, PixelBox},
 };
 use std::{path::PathBuf, sync::LazyLock};
 
@@ -23,7 +28,7 @@ static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
         "Examples:\n  \
         paligemma random tiny ./tiny                                      a model to try things with\n  \
         paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'    an answer, streamed\n  \
-        paligemma detect ./model cat.jpg cat --json                       the same as JSON\n  \
+        paligemma detect ./model cat.jpg cat -o found.png                 boxes, printed and drawn\n  \
         paligemma run --help                                              more of a verb\n\n{CODES}"
     )
 });
@@ -71,13 +76,17 @@ pub(crate) enum Verb {
         /// Image files (`-` is stdin), then the prompt.
         #[arg(required = true, num_args = 1.., value_names = ["IMAGE", "PROMPT"])]
         images_and_prompt: Vec<String>,
+        /// Allow only valid answers of a prompt `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
         choosing: Choosing,
     },
     /// Describe an image: the prompt `caption LANG`.
-    #[command(after_help = "Example:\n  paligemma caption ./model cat.jpg --lang de")]
+    #[command(after_help = "Examples:\n  paligemma caption ./model cat.jpg --lang de\n  \
+        paligemma caption ./model clip.mp4 --frames 16 --stride 9")]
     Caption(TaskArgs),
     /// Answer a question about an image: the prompt `answer LANG WORDS`.
     #[command(after_help = "Example:\n  paligemma ask ./model cat.jpg Where is the cat?")]
@@ -85,16 +94,22 @@ pub(crate) enum Verb {
     /// Read the text in an image: the prompt `ocr`.
     #[command(after_help = "Example:\n  paligemma ocr ./model receipt.png")]
     Ocr(TaskArgs),
-    /// Find things: the prompt `detect THING ; THING`. The answer is raw text with <loc> tokens.
-    #[command(after_help = "Example:\n  paligemma detect ./model cat.jpg cat 'coffee cup'")]
-    Detect(TaskArgs),
-    /// Outline things: the prompt `segment THING ; THING`. The answer is raw text with <loc> and <seg> tokens.
-    #[command(after_help = "Example:\n  paligemma segment ./model cat.jpg cat")]
-    Segment(TaskArgs),
+    /// Find things: boxes, one a line with its score, as they come. The prompt is `detect THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "detect"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
+    Detect(FindArgs),
+    /// Outline things: boxes and masks. The prompt is `segment THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "segment"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
+    Segment {
+        #[command(flatten)]
+        find: FindArgs,
+        #[command(flatten)]
+        masks: MaskArgs,
+    },
     /// Answer every line of a JSONL file with the keys `image` and `prefix`.
     #[command(
         after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in place of \
-        keys so called, in the same order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
+        keys so called, in the same order; and `detections`, where the prefix asks for things or the answer is nothing \
+        but objects, as `detect --json` has them, with `codes`, and `mask` if --vqvae is given. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
         Started again with the same -o it goes on where it stopped. Bad lines are reported by number and left out; \
         the exit code is then 3.\n\nExample:\n  paligemma predict ./model val.jsonl -o answers.jsonl --batch 4"
     )]
@@ -109,10 +124,25 @@ pub(crate) enum Verb {
         /// Prompts that are answered together.
         #[arg(long, default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
         batch: u16,
+        /// Allow only valid answers where the prefix is `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
+        #[command(flatten)]
+        finding: FindingArgs,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
         choosing: Choosing,
+    },
+    /// Turn mask codes into a mask, or a mask into codes, for those who make data sets.
+    #[command(after_help = "Examples:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --vqvae vae-oid.npz -o mask.png")]
+    Mask {
+        #[command(subcommand)]
+        way: MaskWay,
     },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
@@ -279,6 +309,180 @@ pub(crate) enum Verb {
     },
 }
 
+/// The most tokens of an answer of `detect` and `segment`: many objects, of up to some thirty tokens each.
+const FIND_TOKENS: &str = "512";
+
+/// What `detect` and `segment` say at the end of their help.
+const FIND_HELP: &str = "Each line is the score, the box x0,y0,x1,y1 in pixels, and the label, with tabs between; the \
+    image's name stands first where there are several. With --json one object an image: `detections`, each with `label`, \
+    `box`, `score` and, of segment, `mask`; `malformed`, what was no object; and the keys of `run --json`. The score is \
+    the model's probability that there is an object, that it is here, and that it is called so.\n\nExamples:\n  \
+    paligemma VERB ./model cat.jpg cat 'coffee cup' -o found.png\n  \
+    paligemma VERB ./model 'shots/*.jpg' cat --json --threshold 0.3";
+
+#[derive(Group, Debug)]
+pub(crate) struct FindArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// An image file, a folder of them, a quoted pattern ('shots/*.jpg'), or `-` for stdin.
+    pub(crate) image: String,
+    /// What to find; `;` separates things too.
+    #[arg(value_name = "THING")]
+    pub(crate) things: Vec<String>,
+    /// Draw what was found on the image, as PNG; a folder for several images.
+    #[arg(long, short, value_name = "PICTURE.png")]
+    pub(crate) output: Option<PathBuf>,
+    /// Let the model say anything, not only valid answers about the things asked for.
+    #[arg(long, env = "PALIGEMMA_FREE", value_parser = FalseyValueParser::new())]
+    pub(crate) free: bool,
+    /// Allow only valid answers: the default here.
+    #[arg(long, conflicts_with = "free")]
+    constrain: bool,
+    #[command(flatten)]
+    pub(crate) finding: FindingArgs,
+    /// Taken as the other tasks take it, and without effect: the prompts of finding name no language.
+    #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
+    lang: String,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+    #[command(flatten)]
+    pub(crate) choosing: Choosing,
+}
+
+/// What becomes of the objects of an answer.
+#[derive(Group, Debug)]
+pub(crate) struct FindingArgs {
+    /// Leave out objects of a lower score.
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        env = "PALIGEMMA_THRESHOLD"
+    )]
+    threshold: f32,
+    /// Of two of one label that overlap more than this, leave out the one of the lower score.
+    #[arg(long, value_name = "IOU", allow_negative_numbers = true, env = "PALIGEMMA_NMS")]
+    nms: Option<f32>,
+    /// Take the mean of the locations around each chosen one, which is finer than a bin.
+    #[arg(long, env = "PALIGEMMA_EXPECTED", value_parser = FalseyValueParser::new())]
+    expected: bool,
+    /// What a bin is divided by: 1023 as big_vision does, or 1024 as many demos do.
+    #[arg(long, default_value = "1023", env = "PALIGEMMA_BOX_SCALE")]
+    box_scale: BoxScaleArg,
+}
+
+impl FindingArgs {
+    pub(crate) fn finding(&self) -> Finding {
+        let scale = match self.box_scale {
+            BoxScaleArg::Reference => BoxScale::Reference,
+            BoxScaleArg::Demos => BoxScale::Demos,
+        };
+        Finding { scale, expected: self.expected, threshold: self.threshold, nms: self.nms }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum BoxScaleArg {
+    #[value(name = "1023")]
+    Reference,
+    #[value(name = "1024")]
+    Demos,
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct MaskArgs {
+    #[command(flatten)]
+    pub(crate) vqvae: VqVaeArg,
+    /// Write each mask into this folder as PNG, white on black, as large as the image.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) masks: Option<PathBuf>,
+    /// What JSON has of a mask: COCO's compressed run lengths, polygons, or a PNG in base64.
+    #[arg(long, default_value = "rle", env = "PALIGEMMA_MASK_FORMAT")]
+    pub(crate) mask_format: MaskFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum MaskFormat {
+    Rle,
+    Polygons,
+    Png,
+}
+
+/// Which way between masks and codes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum MaskWay {
+    /// Turn sixteen codes into a mask: printed, or written as PNG with -o.
+    #[command(
+        after_help = "JSON: `codes`; `values`, the decoder's 64 rows of 64 numbers, mask where above 0; `rle`, \
+        the mask as COCO's run lengths.\n\nExample:\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --box 10,20,200,150 --size 640x480 -o mask.png"
+    )]
+    Decode {
+        /// Sixteen numbers from 0 to 127 with commas between them, or the text <seg005><seg000>…
+        #[arg(value_name = "CODE,…")]
+        codes: String,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// Where on a picture the mask belongs, in pixels; without it the mask is 64x64.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, requires = "size", allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+        /// The size of that picture.
+        #[arg(long, value_name = "WxH", value_parser = size, requires = "pixels")]
+        size: Option<Size>,
+        /// The PNG to write, white on black.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Turn a mask into sixteen codes, printed as <seg…> text, after the <loc…> of its box if one is given.
+    #[command(after_help = "JSON: `codes`, and the `text`.\n\nExample:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz")]
+    Encode {
+        /// A grey picture, white where the object is.
+        mask: PathBuf,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// The object's box in pixels; the whole picture if not given.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+    },
+}
+
+/// Which model of masks.
+#[derive(Group, Debug)]
+pub(crate) struct VqVaeArg {
+    /// The masks' model: Google's vae-oid.npz, or a safetensors of its tensors.
+    #[arg(long, value_name = "FILE", env = "PALIGEMMA_VQVAE")]
+    pub(crate) vqvae: Option<PathBuf>,
+}
+
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let Some((width, height)) = sides else { return Err("a size is like 640x480".into()) };
+    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+        return Err(format!("each side is from 1 to {MAX_SIDE}"));
+    }
+    if (width * height) as u64 > MAX_PIXELS {
+        return Err(format!("it has over {MAX_PIXELS} pixels"));
+    }
+    Ok(Size { width, height })
+}
+
+fn pixel_box(text: &str) -> Result<PixelBox, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[x0, y0, x1, y1]) if x0 < x1 && y0 < y1 => Ok([x0, y0, x1, y1]),
+        _ => Err("a box is X0,Y0,X1,Y1 with X0 below X1 and Y0 below Y1".into()),
+    }
+}
+
 #[derive(Group, Debug)]
 pub(crate) struct ModelArg {
     /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
@@ -289,10 +493,16 @@ pub(crate) struct ModelArg {
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// An image file; `-` is stdin.
+    /// An image file, `-` for stdin, a folder of frames, or a video, which ffmpeg reads.
     pub(crate) image: String,
-    /// The question, or the things.
+    /// The question.
     pub(crate) words: Vec<String>,
+    /// Frames of a folder or a video that are looked at.
+    #[arg(long, default_value_t = 16, value_name = "N", env = "PALIGEMMA_FRAMES", value_parser = clap::value_parser!(u16).range(1..=64))]
+    frames: u16,
+    /// Take one frame of so many, from the first on: the paper's tasks have 7 (VATEX) to 70 (ActivityNet).
+    #[arg(long, default_value_t = 9, value_name = "N", env = "PALIGEMMA_STRIDE", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: u32,
     /// The language of the answer.
     #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
     pub(crate) lang: String,
@@ -300,6 +510,12 @@ pub(crate) struct TaskArgs {
     pub(crate) opening: Opening,
     #[command(flatten)]
     pub(crate) choosing: Choosing,
+}
+
+impl TaskArgs {
+    pub(crate) fn sampling(&self) -> frames::Sampling {
+        frames::Sampling { frames: self.frames.into(), stride: self.stride as usize }
+    }
 }
 
 /// How a model is opened.

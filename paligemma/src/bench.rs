@@ -249,7 +249,7 @@ fn made_up_prompt(config: &Config, tokens: usize) -> Prompt {
     let side = config.vision.image_size;
     let pixels = (0..3 * side * side).map(|i| (i % 255) as f32 / 127.0 - 1.0).collect();
     let ids = (0..tokens).map(|i| (i * 7919 % config.image_token_index.max(1)) as u32).collect();
-    Prompt { pixels: Tensor::from_f32(pixels, &[1, 3, side, side]), ids }
+    Prompt { pixels: Tensor::from_f32(pixels, &[1, 3, side, side]), ids, grammar: None }
 }
 
 /// Operations of one sequence's prefill; see the head of this file.

@@ -7,10 +7,12 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod config;
+pub mod detection;
 pub mod drift;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;

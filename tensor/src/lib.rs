@@ -9,6 +9,7 @@
 
 mod amx;
 mod attention;
+mod convolution;
 mod dtype;
 mod elementwise;
 mod embedding;
@@ -32,6 +33,7 @@ mod transpose;
 mod weight;
 
 pub use attention::{Mask, Segment, attention, attention_plain};
+pub use convolution::{conv_transpose2d, conv_transpose2d_plain, conv2d, conv2d_plain, relu};
 pub use dtype::DType;
 pub use elementwise::{add, concat_rows, log_sum_exp, softcap};
 pub use embedding::{embedding, patches};

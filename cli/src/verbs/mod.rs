@@ -5,7 +5,9 @@ mod cache;
 mod convert;
 mod doctor;
 mod drift;
+mod find;
 mod generated;
+mod mask;
 mod predict;
 mod random;
 mod run;
@@ -14,7 +16,7 @@ mod tokenize;
 mod verify;
 
 use crate::{
-    args::{Args, Verb},
+    args::{Args, MaskWay, Verb},
     open,
 };
 use paligemma::{bench::Settings, text::Task};
@@ -25,8 +27,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     open::set_up_machine(args)?;
     open::watch_ctrl_c();
     match &args.verb {
-        Verb::Run { model, images_and_prompt, opening, choosing } => {
-            run::run(args, &model.model, images_and_prompt, opening, choosing)
+        Verb::Run { model, images_and_prompt, constrain, opening, choosing } => {
+            run::run(args, &model.model, images_and_prompt, *constrain, opening, choosing)
         }
         Verb::Caption(task) => {
             run::no_words(task)?;
@@ -40,11 +42,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             run::no_words(task)?;
             run::task(args, task, &Task::Ocr)
         }
-        Verb::Detect(task) => run::task(args, task, &Task::Detect { things: &run::things(task) }),
-        Verb::Segment(task) => run::task(args, task, &Task::Segment { things: &run::things(task) }),
-        Verb::Predict { model, data, output, batch, opening, choosing } => {
-            let job = predict::Job { data, output: output.as_deref(), batch: usize::from(*batch) };
+        Verb::Detect(find) => find::detect(args, find),
+        Verb::Segment { find, masks } => find::segment(args, find, masks),
+        Verb::Predict { model, data, output, batch, constrain, finding, vqvae, opening, choosing } => {
+            let job = predict::Job {
+                data,
+                output: output.as_deref(),
+                batch: usize::from(*batch),
+                constrain: *constrain,
+                finding: finding.finding(),
+                vqvae: vqvae.vqvae.as_deref(),
+            };
             predict::predict(args, &model.model, &job, opening, choosing)
+        }
+        Verb::Mask { way: MaskWay::Decode { codes, vqvae, pixels, size, output } } => {
+            let paste = mask::Paste { onto: pixels.zip(*size), output: output.as_deref() };
+            mask::decode(args, codes, vqvae.vqvae.as_deref(), &paste)
+        }
+        Verb::Mask { way: MaskWay::Encode { mask, vqvae, pixels } } => {
+            mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),

@@ -13,6 +13,7 @@ mod quantised;
 mod random;
 mod recognise;
 pub(crate) mod safetensors;
+mod tensors;
 mod write;
 
 pub use convert::{Summary, convert};
@@ -23,4 +24,5 @@ pub use open::{Checkpoint, Format};
 pub(crate) use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
+pub use tensors::NamedTensors;
 pub use write::write_folder;
