@@ -1,9 +1,11 @@
 //! The library's integration tests: one file a subject.
 mod broken_files;
 mod checkpoint;
+mod data;
 mod end_to_end;
 mod generation;
 mod goldens;
+mod hostile_data;
 mod hostile_images;
 mod hub;
 mod image;
