@@ -5,8 +5,12 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValuePar
 use paligemma::{
     DType, Isa,
     generate::{BeamRule, Options, Sampling},
-    image::Choice,
+    image::{
+        Choice,
+        decode::{MAX_PIXELS, MAX_SIDE},
+    },
     session::SessionOptions,
+    text::PixelBox,
 };
 use std::{path::PathBuf, sync::LazyLock};
 
@@ -111,6 +115,14 @@ pub(crate) enum Verb {
         #[command(flatten)]
         choosing: Choosing,
     },
+    /// Turn mask codes into a mask, or a mask into codes, for those who make data sets.
+    #[command(after_help = "Examples:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --vqvae vae-oid.npz -o mask.png")]
+    Mask {
+        #[command(subcommand)]
+        way: MaskWay,
+    },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
     Show {
@@ -211,6 +223,80 @@ pub(crate) enum Verb {
         /// A verb.
         verb: Option<String>,
     },
+}
+
+/// Which way between masks and codes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum MaskWay {
+    /// Turn sixteen codes into a mask: printed, or written as PNG with -o.
+    #[command(
+        after_help = "JSON: `codes`; `values`, the decoder's 64 rows of 64 numbers, mask where above 0; `rle`, \
+        the mask as COCO's run lengths.\n\nExample:\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --box 10,20,200,150 --size 640x480 -o mask.png"
+    )]
+    Decode {
+        /// Sixteen numbers from 0 to 127 with commas between them, or the text <seg005><seg000>…
+        #[arg(value_name = "CODE,…")]
+        codes: String,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// Where on a picture the mask belongs, in pixels; without it the mask is 64x64.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, requires = "size", allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+        /// The size of that picture.
+        #[arg(long, value_name = "WxH", value_parser = size, requires = "pixels")]
+        size: Option<Size>,
+        /// The PNG to write, white on black.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Turn a mask into sixteen codes, printed as <seg…> text, after the <loc…> of its box if one is given.
+    #[command(after_help = "JSON: `codes`, and the `text`.\n\nExample:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz")]
+    Encode {
+        /// A grey picture, white where the object is.
+        mask: PathBuf,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// The object's box in pixels; the whole picture if not given.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+    },
+}
+
+/// Which model of masks.
+#[derive(Group, Debug)]
+pub(crate) struct VqVaeArg {
+    /// The masks' model: Google's vae-oid.npz, or a safetensors of its tensors.
+    #[arg(long, value_name = "FILE", env = "PALIGEMMA_VQVAE")]
+    pub(crate) vqvae: Option<PathBuf>,
+}
+
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let Some((width, height)) = sides else { return Err("a size is like 640x480".into()) };
+    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+        return Err(format!("each side is from 1 to {MAX_SIDE}"));
+    }
+    if (width * height) as u64 > MAX_PIXELS {
+        return Err(format!("it has over {MAX_PIXELS} pixels"));
+    }
+    Ok(Size { width, height })
+}
+
+fn pixel_box(text: &str) -> Result<PixelBox, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[x0, y0, x1, y1]) if x0 < x1 && y0 < y1 => Ok([x0, y0, x1, y1]),
+        _ => Err("a box is X0,Y0,X1,Y1 with X0 below X1 and Y0 below Y1".into()),
+    }
 }
 
 #[derive(Group, Debug)]

@@ -3,8 +3,10 @@
 use paligemma::{Error, checkpoint::hub::Progress};
 use serde::Serialize;
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
     ops::ControlFlow,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -24,6 +26,18 @@ pub(crate) fn print_line(text: impl std::fmt::Display) -> anyhow::Result<()> {
 pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e).into())
+}
+
+/// Writes a file whole or not at all, in place of one of that name.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> paligemma::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = Path::new(&unfinished);
+    fs::write(unfinished, bytes).and_then(|()| fs::rename(unfinished, path)).map_err(|e| {
+        // Best effort: the error that matters is the first.
+        let _ = fs::remove_file(unfinished);
+        Error::io(path, e)
+    })
 }
 
 /// A line on stderr unless `quiet`.

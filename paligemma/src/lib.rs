@@ -10,6 +10,7 @@ pub mod data;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;

@@ -8,6 +8,7 @@
 //! Wrong shapes are a programmer's error and panic: whoever reads shapes from a file checks them first.
 
 mod attention;
+mod convolution;
 mod dtype;
 mod elementwise;
 mod embedding;
@@ -25,6 +26,7 @@ mod tensor;
 mod testing;
 
 pub use attention::{Mask, RowBuffer, Rows, Segment, attention, attention_on, attention_plain};
+pub use convolution::{conv_transpose2d, conv_transpose2d_plain, conv2d, conv2d_plain, relu};
 pub use dtype::DType;
 pub use elementwise::{add, concat_rows, log_sum_exp, softcap};
 pub use embedding::{embedding, patches};

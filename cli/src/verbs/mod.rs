@@ -4,6 +4,7 @@ mod cache;
 mod convert;
 mod doctor;
 mod generated;
+mod mask;
 mod predict;
 mod random;
 mod run;
@@ -12,7 +13,7 @@ mod tokenize;
 mod verify;
 
 use crate::{
-    args::{Args, Verb},
+    args::{Args, MaskWay, Verb},
     open,
 };
 use paligemma::text::Task;
@@ -43,6 +44,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Predict { model, data, output, batch, opening, choosing } => {
             let job = predict::Job { data, output: output.as_deref(), batch: usize::from(*batch) };
             predict::predict(args, &model.model, &job, opening, choosing)
+        }
+        Verb::Mask { way: MaskWay::Decode { codes, vqvae, pixels, size, output } } => {
+            let paste = mask::Paste { onto: pixels.zip(*size), output: output.as_deref() };
+            mask::decode(args, codes, vqvae.vqvae.as_deref(), &paste)
+        }
+        Verb::Mask { way: MaskWay::Encode { mask, vqvae, pixels } } => {
+            mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),

@@ -11,6 +11,7 @@ mod open;
 mod random;
 mod recognise;
 pub(crate) mod safetensors;
+mod tensors;
 mod write;
 
 pub use convert::{Summary, convert};
@@ -18,4 +19,5 @@ pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
 pub use random::random_folder;
+pub use tensors::NamedTensors;
 pub use write::write_folder;

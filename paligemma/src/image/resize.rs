@@ -10,6 +10,7 @@
 use rayon::prelude::*;
 
 use super::decode::Picture;
+use super::mask::Plane;
 
 /// Channels of a picture.
 pub(super) const C: usize = 3;
@@ -164,24 +165,24 @@ pub fn as_pillow(picture: &Picture, width: usize, height: usize, resample: Resam
         true => picture.clone(),
         false => pillow_columns(picture, height, resample),
     };
-    if columns_first(picture, width, height) { rows(&columns(picture)) } else { columns(&rows(picture)) }
+    let size = (picture.width, picture.height);
+    if columns_first(size, (width, height)) { rows(&columns(picture)) } else { columns(&rows(picture)) }
 }
 
 /// Whether Pillow resizes the columns first, which decides what is rounded in between: when the height shrinks
 /// by more than twice what the width does. (Before Pillow 13 rows always came first.)
-fn columns_first(picture: &Picture, width: usize, height: usize) -> bool {
+fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
-    let down = shrinks(picture.height, height);
-    down > 0 && down > shrinks(picture.width, width) * 2
+    let down = shrinks(from.1, to.1);
+    down > 0 && down > shrinks(from.0, to.0) * 2
 }
 
-/// Pillow's weights for one axis.
-fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
+/// Pillow's weights for one axis: the first input position of every output position, its weights and their sum.
+fn pillow_weights(from: usize, to: usize, resample: Resample, mut each: impl FnMut(usize, &[f64], f64)) {
     let scale = from as f64 / to as f64;
     // Enlarging reads the kernel as it is; reducing stretches it over the pixels that fall together.
     let stretch = scale.max(1.0);
     let support = resample.support() * stretch;
-    let mut taps = Taps::with_capacity(to);
     let mut weights = Vec::new();
     for position in 0..to {
         let centre = (position as f64 + 0.5) * scale;
@@ -194,6 +195,14 @@ fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
             weights.push(weight);
             sum += weight;
         }
+        each(start, &weights, sum);
+    }
+}
+
+/// Pillow's weights for one axis of bytes.
+fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
+    let mut taps = Taps::with_capacity(to);
+    pillow_weights(from, to, resample, |start, weights, sum| {
         taps.push(
             start,
             weights.iter().map(|&weight| {
@@ -202,7 +211,7 @@ fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
                 (if fixed < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
             }),
         );
-    }
+    });
     taps
 }
 
@@ -281,6 +290,74 @@ fn nearest(picture: &Picture, width: usize, height: usize) -> Picture {
         }
     }
     Picture { width, height, rgb }
+}
+
+/// One channel of f32 at `width` × `height`, bit for bit what Pillow's `Image.resize((width, height), BILINEAR)` gives
+/// for mode `F` (Pillow 13.0.0): weights and sums in f64, f32 between the passes.
+///
+/// Panics when a side of either is zero.
+pub fn plane_as_pillow(plane: &Plane, width: usize, height: usize) -> Plane {
+    assert!(width > 0 && height > 0 && plane.width > 0 && plane.height > 0, "a side is zero");
+    let rows = |plane: Plane| match plane.width == width {
+        true => plane,
+        false => pillow_plane_rows(&plane, width),
+    };
+    let columns = |plane: Plane| match plane.height == height {
+        true => plane,
+        false => pillow_plane_columns(&plane, height),
+    };
+    let size = (plane.width, plane.height);
+    if columns_first(size, (width, height)) {
+        rows(columns(plane.clone()))
+    } else {
+        columns(rows(plane.clone()))
+    }
+}
+
+/// Pillow's weights for one axis in f64, bilinear.
+fn pillow_plane_taps(from: usize, to: usize) -> Taps<f64> {
+    let mut taps = Taps::with_capacity(to);
+    pillow_weights(from, to, Resample::Bilinear, |start, weights, sum| {
+        taps.push(start, weights.iter().map(|&weight| if sum == 0.0 { weight } else { weight / sum }));
+    });
+    taps
+}
+
+fn pillow_plane_rows(plane: &Plane, width: usize) -> Plane {
+    let taps = pillow_plane_taps(plane.width, width);
+    let mut values = vec![0.0; width * plane.height];
+    values.par_chunks_exact_mut(width).zip(plane.values.par_chunks_exact(plane.width)).for_each(
+        |(out, row)| {
+            for (x, value) in out.iter_mut().enumerate() {
+                let (start, weights) = taps.at(x);
+                let sum = row[start..].iter().zip(weights).fold(0.0, |sum, (&v, w)| sum + f64::from(v) * w);
+                *value = sum as f32;
+            }
+        },
+    );
+    Plane { width, height: plane.height, values }
+}
+
+fn pillow_plane_columns(plane: &Plane, height: usize) -> Plane {
+    let taps = pillow_plane_taps(plane.height, height);
+    let width = plane.width;
+    let mut values = vec![0.0; width * height];
+    values.par_chunks_exact_mut(width).enumerate().for_each_init(
+        || vec![0f64; width],
+        |sums, (y, out)| {
+            let (start, weights) = taps.at(y);
+            sums.fill(0.0);
+            for (row, &weight) in plane.values[start * width..].chunks_exact(width).zip(weights) {
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(value) * weight;
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
+                *out = sum as f32;
+            }
+        },
+    );
+    Plane { width, height, values }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -410,6 +487,32 @@ pub(super) fn span(
         },
     );
     Picture { width, height, rgb }
+}
+
+/// One channel of f32 at `width` × `height`: `tf.image.resize(method="bilinear", antialias=True)`, not truncated, as
+/// big_vision makes the 64×64 of a mask.
+///
+/// Panics when a side of either is zero.
+pub fn plane_as_tensorflow(plane: &Plane, width: usize, height: usize) -> Plane {
+    assert!(width > 0 && height > 0 && plane.width > 0 && plane.height > 0, "a side is zero");
+    let columns = span_taps(plane.height, height, Kernel::Triangle, true);
+    let rows = span_taps(plane.width, width, Kernel::Triangle, true);
+    let mut values = Vec::with_capacity(width * height);
+    let mut sums = vec![0f32; plane.width];
+    for y in 0..height {
+        let (start, weights) = columns.at(y);
+        sums.fill(0.0);
+        for (row, &weight) in plane.values[start * plane.width..].chunks_exact(plane.width).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += value * weight;
+            }
+        }
+        for x in 0..width {
+            let (start, weights) = rows.at(x);
+            values.push(sums[start..].iter().zip(weights).fold(0.0, |total, (v, w)| total + v * w));
+        }
+    }
+    Plane { width, height, values }
 }
 
 /// The two neighbours of every output position and how far it lies towards the second.

@@ -6,6 +6,7 @@ mod linear;
 mod paligemma;
 mod pass;
 mod siglip;
+mod vqvae;
 
 pub use cache::KvCache;
 pub use gemma::{Gemma, Turn};
@@ -13,3 +14,4 @@ pub use linear::{Linear, Weights};
 pub use paligemma::{PaliGemma, mean_loss};
 pub use pass::Pass;
 pub use siglip::Siglip;
+pub use vqvae::VqVae;

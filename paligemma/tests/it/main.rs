@@ -1,4 +1,5 @@
 //! The library's integration tests: one file a subject.
+mod answers;
 mod broken_files;
 mod checkpoint;
 mod data;
@@ -9,5 +10,6 @@ mod hostile_data;
 mod hostile_images;
 mod hub;
 mod image;
+mod masks;
 mod tidy;
 mod tokenizer;
