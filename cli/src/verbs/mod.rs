@@ -2,6 +2,7 @@
 
 mod cache;
 mod convert;
+mod data;
 mod doctor;
 mod generated;
 mod mask;
@@ -52,6 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Mask { way: MaskWay::Encode { mask, vqvae, pixels } } => {
             mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
+        Verb::Data { what } => data::data(args, what),
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Tokenize { model, text, tokenizer } => {

@@ -1,6 +1,7 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
 mod convert;
+mod data;
 mod help;
 mod hub;
 mod manners;
@@ -22,7 +23,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
     "run",
     "caption",
     "ask",
@@ -31,6 +32,7 @@ const VERBS: [&str; 19] = [
     "segment",
     "predict",
     "mask",
+    "data",
     "show",
     "convert",
     "tokenize",

@@ -20,4 +20,4 @@ pub use names::canonical;
 pub use open::{Checkpoint, Format};
 pub use random::random_folder;
 pub use tensors::NamedTensors;
-pub use write::write_folder;
+pub use write::{write_folder, write_new};

@@ -1,4 +1,5 @@
 //! The library's integration tests: one file a subject.
+mod annotations;
 mod answers;
 mod broken_files;
 mod checkpoint;

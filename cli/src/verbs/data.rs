@@ -1,0 +1,236 @@
+//! `data lint`, `data preview`, `data convert`.
+
+use crate::{
+    args::{Annotations, Args, DataArgs, DataVerb, GroupArg, TaskArg},
+    exit, open,
+    output::{note, print_json, print_line},
+};
+use paligemma::{
+    Error, Kind, Result,
+    checkpoint::write_new,
+    data::{
+        Check, Dataset, Fields, Lint, Template,
+        convert::{self, Annotated, Converted, Group, Task},
+    },
+    masks::MaskCodec,
+    text::Tokenizer,
+};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+use std::{
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(super) fn data(args: &Args, what: &DataVerb) -> anyhow::Result<ExitCode> {
+    match what {
+        DataVerb::Lint { data, model, tokenizer, text_len, no_images } => {
+            let tokenizer = match (model, tokenizer) {
+                (Some(model), _) => Some(super::tokenize::of_model(args, model)?),
+                (None, Some(file)) => Some(Tokenizer::from_file(file)?),
+                (None, None) => None,
+            };
+            let length = tokenizer.map(|tokenizer| (Arc::new(tokenizer), *text_len));
+            lint(args, data, &Lint { decodes_images: !no_images, length })
+        }
+        DataVerb::Convert { from, input, out, task, group, images, names, spaces, vqvae } => {
+            let source = Source { from: *from, input, images: images.as_deref(), names: names.as_deref() };
+            let task = task.unwrap_or(match from {
+                Annotations::Masks => TaskArg::Segment,
+                _ => TaskArg::Detect,
+            });
+            let codec = match task {
+                TaskArg::Detect => None,
+                TaskArg::Segment => Some(MaskCodec::open(vqvae.vqvae.as_deref())?),
+            };
+            let task = codec.as_ref().map_or(Task::Detect, Task::Segment);
+            let group = match group {
+                GroupArg::Picture => Group::Picture,
+                GroupArg::Thing => Group::Thing,
+            };
+            convert(args, &source, out, &task, group, *spaces)
+        }
+    }
+}
+
+/// Examples that are looked at together, between two looks at Ctrl-C.
+const AT_ONCE: usize = 256;
+
+fn open_data(data: &DataArgs) -> Result<Dataset> {
+    let fields = Fields {
+        image: data.image.clone(),
+        prefix: Template::parse(&data.prefix)?,
+        suffix: Template::parse(&data.suffix)?,
+    };
+    Dataset::open(&data.data, data.image_dir.as_deref(), fields)
+}
+
+fn cancelled() -> Result<()> {
+    match open::is_cancelled() {
+        true => Err(Error::new(Kind::Cancelled, "cancelled")),
+        false => Ok(()),
+    }
+}
+
+/// A line on stderr every ten seconds of a long job.
+struct Progress {
+    quiet: bool,
+    what: &'static str,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(args: &Args, what: &'static str) -> Progress {
+        Progress { quiet: args.quiet, what, told: Instant::now() }
+    }
+
+    fn at(&mut self, done: usize, total: usize) {
+        if self.told.elapsed() > Duration::from_secs(10) {
+            self.told = Instant::now();
+            note(self.quiet, format_args!("{} of {total} {}", done.min(total), self.what));
+        }
+    }
+}
+
+fn lint(args: &Args, data: &DataArgs, lint: &Lint) -> anyhow::Result<ExitCode> {
+    let data = open_data(data)?;
+    let _heeding = open::Heeding::begin();
+    let mut progress = Progress::new(args, "examples");
+    let mut problems = Vec::new();
+    for start in (0..data.len()).step_by(AT_ONCE) {
+        cancelled()?;
+        let end = data.len().min(start + AT_ONCE);
+        let found: Vec<_> = (start..end).into_par_iter().flat_map_iter(|i| lint.check(&data, i)).collect();
+        for problem in found {
+            if args.json {
+                problems.push(problem);
+            } else {
+                print_line(format_args!("{}: {}: {}", problem.place, problem.check, problem.what))?;
+                problems.push(problem);
+            }
+        }
+        progress.at(end, data.len());
+    }
+    let count = |check: Check| problems.iter().filter(|problem| problem.check == check).count();
+    if args.json {
+        let counts: Map<String, Value> =
+            Check::ALL.iter().map(|&check| (check.to_string(), count(check).into())).collect();
+        let problem = |problem: &paligemma::data::Problem| json!({ "place": problem.place, "check": problem.check.to_string(), "what": problem.what });
+        let problems: Vec<Value> = problems.iter().map(problem).collect();
+        print_json(&json!({ "examples": data.len(), "problems": problems, "counts": counts }))?;
+    }
+    if lint.length.is_none() {
+        note(args.quiet, "lengths were not checked: that needs --model or --tokenizer");
+    }
+    note(args.quiet, format_args!("{} examples, {} problems", data.len(), problems.len()));
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::code(Kind::Input)) })
+}
+
+/// Annotations to be converted.
+struct Source<'a> {
+    from: Annotations,
+    input: &'a Path,
+    images: Option<&'a Path>,
+    names: Option<&'a Path>,
+}
+
+impl Source<'_> {
+    fn read(&self) -> Result<Vec<Annotated>> {
+        let Source { from, input, images, names } = *self;
+        let name = format!("{from:?}").to_lowercase();
+        if !input.exists() {
+            return Err(Error::input(format!("there are no annotations {}", input.display())));
+        }
+        let is_needed = matches!(from, Annotations::Yolo | Annotations::Masks);
+        let images = match (is_needed, images) {
+            (true, None) => {
+                return Err(Error::usage(format!("{name} needs --images, the folder of the pictures")));
+            }
+            (false, Some(_)) => {
+                return Err(Error::usage(format!("{name} needs no --images: its pictures are not opened"))
+                    .hint("give the folder as --image-dir where the JSONL is used"));
+            }
+            (_, images) => images.unwrap_or(Path::new("")),
+        };
+        if is_needed && !images.is_dir() {
+            return Err(Error::input(format!("there is no folder {}", images.display())));
+        }
+        if names.is_some() && from != Annotations::Yolo {
+            return Err(Error::usage(format!("{name} needs no --names: the labels stand in it")));
+        }
+        match from {
+            Annotations::Coco => convert::read_coco(input),
+            Annotations::Lvis => convert::read_lvis(input),
+            Annotations::Voc => convert::read_voc(input),
+            Annotations::Masks => convert::read_mask_folder(input, images),
+            Annotations::Yolo => {
+                let names = names.ok_or_else(|| {
+                    Error::usage("yolo needs --names, the names of the classes")
+                        .expected("a data.yaml, or a text file of a name a line")
+                })?;
+                convert::read_yolo(input, images, &convert::read_yolo_names(names)?)
+            }
+        }
+    }
+}
+
+fn convert(
+    args: &Args,
+    source: &Source<'_>,
+    out: &Path,
+    task: &Task<'_>,
+    group: Group,
+    spaces: bool,
+) -> anyhow::Result<ExitCode> {
+    if out.exists() {
+        return Err(Error::usage(format!("{} exists already", out.display()))
+            .hint("nothing is overwritten: give a new name, or remove it first")
+            .into());
+    }
+    let mut pictures = source.read()?;
+    if spaces {
+        let annotations = pictures.iter_mut().flat_map(|picture| &mut picture.annotations);
+        annotations.for_each(|annotation| annotation.label = annotation.label.replace('_', " "));
+    }
+    let _heeding = open::Heeding::begin();
+    let mut progress = Progress::new(args, "pictures");
+    let Converted { lines, num_objects, num_empty, skipped } =
+        convert::convert(&pictures, task, group, &mut |done| {
+            progress.at(done, pictures.len());
+            cancelled()
+        })?;
+    if lines.is_empty() {
+        return Err(Error::input("there is no object in the annotations")
+            .at(source.input.display().to_string())
+            .into());
+    }
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    write_new(out, text.as_bytes())?;
+    if args.json {
+        print_json(&json!({
+            "path": out,
+            "lines": lines.len(),
+            "objects": num_objects,
+            "pictures_without_objects": num_empty,
+            "crowds": skipped.crowds,
+            "no_area": skipped.no_area,
+        }))?;
+    }
+    let quiet = args.quiet || args.json;
+    for place in skipped.no_area.iter().take(10) {
+        note(args.quiet, format_args!("{place}: left out: its box has no area on the picture"));
+    }
+    if skipped.no_area.len() > 10 {
+        note(args.quiet, format_args!("and {} more", skipped.no_area.len() - 10));
+    }
+    if skipped.crowds > 0 {
+        note(quiet, format_args!("left out: {} crowds", skipped.crowds));
+    }
+    if num_empty > 0 {
+        note(quiet, format_args!("left out: {num_empty} pictures without objects"));
+    }
+    note(quiet, format_args!("{}: {} lines, {num_objects} objects", out.display(), lines.len()));
+    Ok(ExitCode::SUCCESS)
+}
