@@ -4,13 +4,14 @@ use crate::exit::CODES;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
+    detection::Finding,
     generate::{BeamRule, Options, Sampling},
     image::{
         Choice,
         decode::{MAX_PIXELS, MAX_SIDE},
     },
     session::SessionOptions,
-    text::PixelBox,
+    text::{BoxScale, PixelBox},
 };
 use std::{path::PathBuf, sync::LazyLock};
 
@@ -24,7 +25,7 @@ static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
         "Examples:\n  \
         paligemma random tiny ./tiny                                      a model to try things with\n  \
         paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'    an answer, streamed\n  \
-        paligemma detect ./model cat.jpg cat --json                       the same as JSON\n  \
+        paligemma detect ./model cat.jpg cat -o found.png                 boxes, printed and drawn\n  \
         paligemma run --help                                              more of a verb\n\n{CODES}"
     )
 });
@@ -72,6 +73,9 @@ pub(crate) enum Verb {
         /// Image files (`-` is stdin), then the prompt.
         #[arg(required = true, num_args = 1.., value_names = ["IMAGE", "PROMPT"])]
         images_and_prompt: Vec<String>,
+        /// Allow only valid answers of a prompt `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
@@ -86,16 +90,22 @@ pub(crate) enum Verb {
     /// Read the text in an image: the prompt `ocr`.
     #[command(after_help = "Example:\n  paligemma ocr ./model receipt.png")]
     Ocr(TaskArgs),
-    /// Find things: the prompt `detect THING ; THING`. The answer is raw text with <loc> tokens.
-    #[command(after_help = "Example:\n  paligemma detect ./model cat.jpg cat 'coffee cup'")]
-    Detect(TaskArgs),
-    /// Outline things: the prompt `segment THING ; THING`. The answer is raw text with <loc> and <seg> tokens.
-    #[command(after_help = "Example:\n  paligemma segment ./model cat.jpg cat")]
-    Segment(TaskArgs),
+    /// Find things: boxes, one a line with its score, as they come. The prompt is `detect THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "detect"))]
+    Detect(FindArgs),
+    /// Outline things: boxes and masks. The prompt is `segment THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "segment"))]
+    Segment {
+        #[command(flatten)]
+        find: FindArgs,
+        #[command(flatten)]
+        masks: MaskArgs,
+    },
     /// Answer every line of a JSONL file with the keys `image` and `prefix`.
     #[command(
         after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in place of \
-        keys so called, in the same order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
+        keys so called, in the same order; and `detections`, where the prefix asks for things or the answer is nothing \
+        but objects, as `detect --json` has them, with `codes`, and `mask` if --vqvae is given. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
         Started again with the same -o it goes on where it stopped. Bad lines are reported by number and left out; \
         the exit code is then 3.\n\nExample:\n  paligemma predict ./model val.jsonl -o answers.jsonl --batch 4"
     )]
@@ -110,6 +120,13 @@ pub(crate) enum Verb {
         /// Prompts that are answered together.
         #[arg(long, default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
         batch: u16,
+        /// Allow only valid answers where the prefix is `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
+        #[command(flatten)]
+        finding: FindingArgs,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
@@ -261,6 +278,32 @@ pub(crate) enum DataVerb {
         #[arg(long)]
         no_images: bool,
     },
+    /// Show examples: texts on stdout and, with -o, pictures with their boxes and masks on a contact sheet.
+    #[command(
+        after_help = "Boxes and masks are those of the suffix, or of the prefix of a grounded caption; masks need \
+        --vqvae. SHEET must not exist.\n\n\
+        JSON: `examples`, each with `place`, `images` (sizes), `prefix`, `suffix`, `suffixes` (how many there are) and \
+        `objects` (label, box in pixels, whether it has a mask); `bad`, places of examples that cannot be read; `sheet`.\n\n\
+        Example:\n  paligemma data preview train.jsonl -n 12 --seed 0 -o sheet.png"
+    )]
+    Preview {
+        #[command(flatten)]
+        data: DataArgs,
+        /// How many examples.
+        #[arg(long, short, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        number: u16,
+        /// Draw them at random, as training with this seed does; the first ones if not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The contact sheet to write.
+        #[arg(long, short, value_name = "SHEET.png")]
+        output: Option<PathBuf>,
+        /// Pictures in a row of the sheet.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=20))]
+        columns: u16,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
     /// Make JSONL of other programs' boxes and masks, to be used with the folder of the pictures.
     #[command(
         after_help = "IN is, for coco and lvis, the JSON of the annotations; for yolo, the folder of the label files \
@@ -343,6 +386,100 @@ pub(crate) enum TaskArg {
 pub(crate) enum GroupArg {
     Picture,
     Thing,
+}
+
+/// What `detect` and `segment` say at the end of their help.
+const FIND_HELP: &str = "Each line is the score, the box x0,y0,x1,y1 in pixels, and the label, with tabs between; the \
+    image's name stands first where there are several. With --json one object an image: `detections`, each with `label`, \
+    `box`, `score` and, of segment, `mask`; `malformed`, what was no object; and the keys of `run --json`. The score is \
+    the model's probability that there is an object, that it is here, and that it is called so.\n\nExamples:\n  \
+    paligemma VERB ./model cat.jpg cat 'coffee cup' -o found.png\n  \
+    paligemma VERB ./model 'shots/*.jpg' cat --json --threshold 0.3";
+
+#[derive(Group, Debug)]
+pub(crate) struct FindArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// An image file, a folder of them, a quoted pattern ('shots/*.jpg'), or `-` for stdin.
+    pub(crate) image: String,
+    /// What to find; `;` separates things too.
+    #[arg(value_name = "THING")]
+    pub(crate) things: Vec<String>,
+    /// Draw what was found on the image, as PNG; a folder for several images.
+    #[arg(long, short, value_name = "PICTURE.png")]
+    pub(crate) output: Option<PathBuf>,
+    /// Let the model say anything, not only valid answers about the things asked for.
+    #[arg(long, env = "PALIGEMMA_FREE", value_parser = FalseyValueParser::new())]
+    pub(crate) free: bool,
+    /// Allow only valid answers: the default here.
+    #[arg(long, conflicts_with = "free")]
+    constrain: bool,
+    #[command(flatten)]
+    pub(crate) finding: FindingArgs,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+    #[command(flatten)]
+    pub(crate) choosing: Choosing,
+}
+
+/// What becomes of the objects of an answer.
+#[derive(Group, Debug)]
+pub(crate) struct FindingArgs {
+    /// Leave out objects of a lower score.
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        env = "PALIGEMMA_THRESHOLD"
+    )]
+    threshold: f32,
+    /// Of two of one label that overlap more than this, leave out the one of the lower score.
+    #[arg(long, value_name = "IOU", allow_negative_numbers = true, env = "PALIGEMMA_NMS")]
+    nms: Option<f32>,
+    /// Take the mean of the locations around each chosen one, which is finer than a bin.
+    #[arg(long, env = "PALIGEMMA_EXPECTED", value_parser = FalseyValueParser::new())]
+    expected: bool,
+    /// What a bin is divided by: 1023 as big_vision does, or 1024 as many demos do.
+    #[arg(long, default_value = "1023", env = "PALIGEMMA_BOX_SCALE")]
+    box_scale: BoxScaleArg,
+}
+
+impl FindingArgs {
+    pub(crate) fn finding(&self) -> Finding {
+        let scale = match self.box_scale {
+            BoxScaleArg::Reference => BoxScale::Reference,
+            BoxScaleArg::Demos => BoxScale::Demos,
+        };
+        Finding { scale, expected: self.expected, threshold: self.threshold, nms: self.nms }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum BoxScaleArg {
+    #[value(name = "1023")]
+    Reference,
+    #[value(name = "1024")]
+    Demos,
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct MaskArgs {
+    #[command(flatten)]
+    pub(crate) vqvae: VqVaeArg,
+    /// Write each mask into this folder as PNG, white on black, as large as the image.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) masks: Option<PathBuf>,
+    /// What JSON has of a mask: COCO's compressed run lengths, polygons, or a PNG in base64.
+    #[arg(long, default_value = "rle", env = "PALIGEMMA_MASK_FORMAT")]
+    pub(crate) mask_format: MaskFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum MaskFormat {
+    Rle,
+    Polygons,
+    Png,
 }
 
 /// Which way between masks and codes.
@@ -431,7 +568,7 @@ pub(crate) struct TaskArgs {
     pub(crate) model: ModelArg,
     /// An image file; `-` is stdin.
     pub(crate) image: String,
-    /// The question, or the things.
+    /// The question.
     pub(crate) words: Vec<String>,
     /// The language of the answer.
     #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
@@ -463,7 +600,14 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn options(&self, images: usize, batch: usize, choosing: &Choosing) -> SessionOptions {
+    /// `max_tokens` are those of an answer where the user says none.
+    pub(crate) fn options(
+        &self,
+        images: usize,
+        batch: usize,
+        choosing: &Choosing,
+        max_tokens: usize,
+    ) -> SessionOptions {
         SessionOptions {
             dtype: self.dtype.into(),
             preprocess: self.preprocess.into(),
@@ -472,7 +616,7 @@ impl Opening {
             sliding_window: self.sliding_window,
             images,
             batch: batch.saturating_mul(choosing.beams),
-            text_tokens: choosing.max_tokens.saturating_add(128),
+            text_tokens: choosing.max_tokens.unwrap_or(max_tokens).saturating_add(128),
         }
     }
 }
@@ -480,9 +624,9 @@ impl Opening {
 /// How an answer is chosen.
 #[derive(Group, Debug)]
 pub(crate) struct Choosing {
-    /// The most tokens of an answer.
-    #[arg(long, short = 'n', default_value_t = 128, env = "PALIGEMMA_MAX_TOKENS")]
-    max_tokens: usize,
+    /// The most tokens of an answer; 128 if not given, of detect and segment 512.
+    #[arg(long, short = 'n', env = "PALIGEMMA_MAX_TOKENS")]
+    max_tokens: Option<usize>,
     /// 0 is greedy; above, tokens are drawn at random.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, env = "PALIGEMMA_TEMPERATURE")]
     temperature: f32,
@@ -507,7 +651,8 @@ pub(crate) struct Choosing {
 }
 
 impl Choosing {
-    pub(crate) fn options(&self) -> paligemma::Result<Options> {
+    /// `max_tokens` are those of an answer where the user says none.
+    pub(crate) fn options(&self, max_tokens: usize) -> paligemma::Result<Options> {
         if self.temperature == 0.0 && (self.top_k.is_some() || self.top_p.is_some()) {
             return Err(paligemma::Error::usage(
                 "--top-k and --top-p choose among random draws, and --temperature is 0",
@@ -528,7 +673,8 @@ impl Choosing {
             BeamRuleArg::Transformers => BeamRule::Transformers,
             BeamRuleArg::Reference => BeamRule::Reference,
         };
-        let options = Options { max_tokens: self.max_tokens, sampling, beams: self.beams, beam_rule };
+        let max_tokens = self.max_tokens.unwrap_or(max_tokens);
+        let options = Options { max_tokens, sampling, beams: self.beams, beam_rule };
         options.check()?;
         Ok(options)
     }

@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod detection;
 pub mod error;
 pub mod generate;
 pub mod image;

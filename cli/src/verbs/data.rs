@@ -9,11 +9,13 @@ use paligemma::{
     Error, Kind, Result,
     checkpoint::write_new,
     data::{
-        Check, Dataset, Fields, Lint, Template,
+        Check, Dataset, Fields, Lint, Mixture, Part, Shown, Template,
         convert::{self, Annotated, Converted, Group, Task},
+        show,
     },
+    image::{Tile, contact_sheet, png_of_picture},
     masks::MaskCodec,
-    text::Tokenizer,
+    text::{PixelBox, Tokenizer},
 };
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -34,6 +36,22 @@ pub(super) fn data(args: &Args, what: &DataVerb) -> anyhow::Result<ExitCode> {
             };
             let length = tokenizer.map(|tokenizer| (Arc::new(tokenizer), *text_len));
             lint(args, data, &Lint { decodes_images: !no_images, length })
+        }
+        DataVerb::Preview { data, number, seed, output, columns, vqvae } => {
+            let output = output.as_deref();
+            // Without a model of masks boxes are shown all the same.
+            let codec = match (&vqvae.vqvae, output) {
+                (None, _) | (_, None) => None,
+                (Some(file), Some(_)) => Some(MaskCodec::open(Some(file))?),
+            };
+            preview(
+                args,
+                data,
+                usize::from(*number),
+                *seed,
+                output.zip(Some(usize::from(*columns))),
+                codec.as_ref(),
+            )
         }
         DataVerb::Convert { from, input, out, task, group, images, names, spaces, vqvae } => {
             let source = Source { from: *from, input, images: images.as_deref(), names: names.as_deref() };
@@ -128,6 +146,83 @@ fn lint(args: &Args, data: &DataArgs, lint: &Lint) -> anyhow::Result<ExitCode> {
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::code(Kind::Input)) })
 }
 
+fn preview(
+    args: &Args,
+    data: &DataArgs,
+    number: usize,
+    seed: Option<u64>,
+    sheet: Option<(&Path, usize)>,
+    codec: Option<&MaskCodec>,
+) -> anyhow::Result<ExitCode> {
+    if let Some((path, _)) = sheet {
+        check_is_free(path)?;
+    }
+    let data = open_data(data)?;
+    let number = number.min(data.len()) as u64;
+    let mixture = match seed {
+        None => Mixture::in_order("data", data)?,
+        Some(seed) => Mixture::new(seed, vec![Part { name: "data".into(), dataset: data, weight: 1.0 }])?,
+    };
+    let (mut shown, mut bad) = (Vec::new(), Vec::new());
+    let _heeding = open::Heeding::begin();
+    for n in 0..number {
+        cancelled()?;
+        let draw = mixture.draw(n);
+        match mixture.example(draw).and_then(|(example, taken)| show(&example, taken, codec)) {
+            Ok(one) => shown.push(one),
+            Err(error) if error.kind() == Kind::Input => {
+                note(false, &error);
+                bad.push(mixture.parts()[draw.part].dataset.place(draw.index));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some((path, columns)) = sheet.filter(|_| !shown.is_empty()) {
+        let tiles: Vec<Tile> = shown.iter().map(|one| one.tile.clone()).collect();
+        write_new(path, &png_of_picture(&contact_sheet(&tiles, columns)?)?)?;
+        note(args.quiet, format_args!("wrote {}", path.display()));
+    }
+    if args.json {
+        let object = |object: &(String, PixelBox, bool)| json!({ "label": object.0, "box": object.1, "has_mask": object.2 });
+        let example = |one: &Shown| {
+            json!({
+                "place": one.place,
+                "images": one.sizes.iter().map(|(width, height)| json!([width, height])).collect::<Vec<_>>(),
+                "prefix": one.prefix,
+                "suffix": one.suffix,
+                "suffixes": one.num_suffixes,
+                "objects": one.objects.iter().map(object).collect::<Vec<_>>(),
+            })
+        };
+        let sheet = sheet.filter(|_| !shown.is_empty()).map(|(path, _)| path);
+        let examples: Vec<Value> = shown.iter().map(example).collect();
+        print_json(&json!({ "examples": examples, "bad": bad, "sheet": sheet }))?;
+    } else {
+        for one in &shown {
+            print_line(format_args!(
+                "{}\n  prefix  {}\n  suffix  {}",
+                one.tile.note,
+                line(&one.prefix),
+                line(&one.suffix)
+            ))?;
+        }
+    }
+    Ok(if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::code(Kind::Input)) })
+}
+
+/// A text as one line.
+fn line(text: &str) -> String {
+    text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+fn check_is_free(path: &Path) -> Result<()> {
+    match path.symlink_metadata().is_ok() {
+        false => Ok(()),
+        true => Err(Error::usage(format!("{} exists already", path.display()))
+            .hint("nothing is overwritten: give a new name, or remove it first")),
+    }
+}
+
 /// Annotations to be converted.
 struct Source<'a> {
     from: Annotations,
@@ -184,11 +279,7 @@ fn convert(
     group: Group,
     spaces: bool,
 ) -> anyhow::Result<ExitCode> {
-    if out.exists() {
-        return Err(Error::usage(format!("{} exists already", out.display()))
-            .hint("nothing is overwritten: give a new name, or remove it first")
-            .into());
-    }
+    check_is_free(out)?;
     let mut pictures = source.read()?;
     if spaces {
         let annotations = pictures.iter_mut().flat_map(|picture| &mut picture.annotations);

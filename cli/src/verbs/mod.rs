@@ -4,6 +4,7 @@ mod cache;
 mod convert;
 mod data;
 mod doctor;
+mod find;
 mod generated;
 mod mask;
 mod predict;
@@ -25,8 +26,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     open::set_threads(args)?;
     open::watch_ctrl_c();
     match &args.verb {
-        Verb::Run { model, images_and_prompt, opening, choosing } => {
-            run::run(args, &model.model, images_and_prompt, opening, choosing)
+        Verb::Run { model, images_and_prompt, constrain, opening, choosing } => {
+            run::run(args, &model.model, images_and_prompt, *constrain, opening, choosing)
         }
         Verb::Caption(task) => {
             run::no_words(task)?;
@@ -40,10 +41,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             run::no_words(task)?;
             run::task(args, task, &Task::Ocr)
         }
-        Verb::Detect(task) => run::task(args, task, &Task::Detect { things: &run::things(task) }),
-        Verb::Segment(task) => run::task(args, task, &Task::Segment { things: &run::things(task) }),
-        Verb::Predict { model, data, output, batch, opening, choosing } => {
-            let job = predict::Job { data, output: output.as_deref(), batch: usize::from(*batch) };
+        Verb::Detect(find) => find::detect(args, find),
+        Verb::Segment { find, masks } => find::segment(args, find, masks),
+        Verb::Predict { model, data, output, batch, constrain, finding, vqvae, opening, choosing } => {
+            let job = predict::Job {
+                data,
+                output: output.as_deref(),
+                batch: usize::from(*batch),
+                constrain: *constrain,
+                finding: finding.finding(),
+                vqvae: vqvae.vqvae.as_deref(),
+            };
             predict::predict(args, &model.model, &job, opening, choosing)
         }
         Verb::Mask { way: MaskWay::Decode { codes, vqvae, pixels, size, output } } => {

@@ -18,14 +18,14 @@ not json
 {"image":"a.png","prefix":"detect cat","suffix":"a cat"}
 {"image":"a.png","prefix":"detect cat","suffix":"<loc0000><loc0000><loc0100><loc0100> dog"}
 {"image":"a.png","prefix":"segment cat","suffix":"<loc0000><loc0000><loc0100><loc0100> cat"}
-{"image":"a.png","prefix":"caption en","suffix":["a thing","a long thing, a long thing, a long thing, a long thing, a long thing"]}
+{"image":"a.png","prefix":"caption en","suffix":["a thing","LONG"]}
 
 {"image":["a.png","b.jpg"],"prefix":"detect cat ; dog","suffix":"<loc0000><loc0000><loc0100><loc0100> dog"}
 "#;
 
 fn scene() -> Scene {
     let scene = Scene::new();
-    scene.write("d.jsonl", DATA);
+    scene.write("d.jsonl", DATA.replace("LONG", "a long thing, ".repeat(40).trim_end()));
     scene.write("c.png", b"no picture");
     scene
 }
@@ -165,4 +165,65 @@ fn annotations_are_converted_and_nothing_is_overwritten() {
         assert!(ran.code == code && ran.err.contains(what), "{args:?}: {ran:?}");
         assert!(!scene.path("x.jsonl").exists() && !scene.path("x.jsonl.unfinished").exists(), "{args:?}");
     }
+}
+
+#[test]
+fn preview_prints_and_draws_examples() {
+    let scene = scene();
+    scene.write_vqvae("vqvae.safetensors");
+    let seg = "<seg005>".repeat(16);
+    let lines = [
+        json!({"image": "a.png", "prefix": "segment cat", "suffix": format!("<loc0000><loc0102><loc0512><loc1023>{seg} cat")}),
+        json!({"image": ["a.png", "b.jpg"], "prefix": "answer en \"why\"?", "suffix": ["because\nof 猫", "never"]}),
+        json!({"image": "absent.png", "prefix": "x", "suffix": "y"}),
+    ];
+    scene.write("p.jsonl", lines.map(|line| format!("{line}\n")).concat());
+    let ran = scene.run(&["data", "preview", "p.jsonl"]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("there is no image absent.png") && ran.err.contains("p.jsonl:3"), "{}", ran.err);
+    let text = format!(
+        "p.jsonl:1  13×9\n  prefix  segment cat\n  suffix  <loc0000><loc0102><loc0512><loc1023>{seg} cat\n\
+         p.jsonl:2  13×9 13×21  suffix 1 of 2\n  prefix  answer en \"why\"?\n  suffix  because\\nof 猫\n"
+    );
+    assert_eq!(ran.out, text);
+
+    let args = [
+        "data",
+        "preview",
+        "p.jsonl",
+        "-n",
+        "2",
+        "-o",
+        "sheet.png",
+        "--vqvae",
+        "vqvae.safetensors",
+        "--json",
+    ];
+    let json = scene.json(&args);
+    assert_eq!(keys(&json), ["examples", "bad", "sheet"]);
+    assert_eq!((&json["sheet"], &json["bad"]), (&json!("sheet.png"), &json!([])));
+    let first = &json["examples"][0];
+    assert_eq!(keys(first), ["place", "images", "prefix", "suffix", "suffixes", "objects"]);
+    assert_eq!(first["images"], json!([[13, 9]]));
+    assert_eq!(
+        (&first["objects"][0]["label"], &first["objects"][0]["has_mask"]),
+        (&json!("cat"), &json!(true))
+    );
+    let sheet = paligemma::image::decode_file(&scene.path("sheet.png")).unwrap();
+    assert!(sheet.width > 800 && sheet.height > 300, "{}×{}", sheet.width, sheet.height);
+    // Nothing is overwritten.
+    let ran = scene.run(&args);
+    assert!(ran.code == 2 && ran.err.contains("sheet.png exists already"), "{ran:?}");
+
+    // With a seed they come in the order of training, which is another one for some seed.
+    let places = |seed: &str| -> Vec<Value> {
+        let json = scene.run(&["data", "preview", "d.jsonl", "-n", "16", "--json", "--seed", seed]).json();
+        json["examples"].as_array().unwrap().iter().map(|example| example["place"].clone()).collect()
+    };
+    assert_eq!(places("1"), places("1"));
+    assert_ne!(places("1"), places("2"));
+    let mut all = places("1");
+    assert_eq!(all.len(), 13);
+    all.dedup();
+    assert_eq!(all.len(), 13);
 }

@@ -2,6 +2,7 @@
 
 mod convert;
 mod data;
+mod find;
 mod help;
 mod hub;
 mod manners;

@@ -55,6 +55,19 @@ fn wrong_things_have_their_code_and_their_sentence() {
         (&["ocr", "m", "a.png", "word"], 2),
         (&["ask", "m", "a.png"], 2),
         (&["detect", "m", "a.png", " ; "], 2),
+        (&["detect", "m", "a.png", "cat", "--threshold", "2"], 2),
+        (&["detect", "m", "a.png", "cat", "--nms", "-1"], 2),
+        (&["detect", "m", "a.png", "cat", "--box-scale", "1000"], 2),
+        (&["detect", "m", "a.png", "cat", "--stop", "a"], 2),
+        (&["detect", "m", "a.png", "cat", "--free", "--constrain"], 2),
+        (&["detect", "m", "a.png", "cat", "-o", "found.jpg"], 2),
+        (&["detect", "m", ".", "cat", "-o", "found.png"], 2),
+        (&["detect", "m", "a.png", "<loc0001>"], 2),
+        (&["detect", "m", "*.gif", "cat"], 3),
+        (&["detect", "m", "***", "cat"], 2),
+        (&["detect", "m", "empty", "cat"], 3),
+        (&["segment", "m", "a.png", "cat"], 2),
+        (&["run", "m", "a.png", "caption en", "--constrain"], 2),
         (&["predict", "m", "absent.jsonl"], 3),
         (&["predict", "m", "."], 3),
         (&["predict", "m", "a.png", "--batch", "0"], 2),
@@ -93,6 +106,7 @@ fn stdout_is_data_and_stderr_the_rest() {
 fn every_verb_prints_one_object_as_json() {
     let scene = Scene::new();
     scene.write("d.jsonl", r#"{"image":"a.png","prefix":"x"}"#);
+    scene.write_vqvae("vae");
     let (model, held) = (golden("model/pg2"), golden("model/hf_pg2.safetensors"));
     let verbs: &[&[&str]] = &[
         &["run", "m", "a.png", "x", "-n", "2"],
@@ -100,7 +114,8 @@ fn every_verb_prints_one_object_as_json() {
         &["ask", "m", "a.png", "what", "-n", "2"],
         &["ocr", "m", "a.png", "-n", "2"],
         &["detect", "m", "a.png", "cat", "-n", "2"],
-        &["segment", "m", "a.png", "cat", "-n", "2"],
+        &["segment", "m", "a.png", "cat", "-n", "2", "--vqvae", "vae"],
+        &["mask", "decode", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "--vqvae", "vae"],
         &["predict", "m", "d.jsonl", "-n", "2"],
         &["predict", "m", "d.jsonl", "-n", "2", "-o", "o.jsonl"],
         &["show", "m"],

@@ -108,7 +108,8 @@ fn wrong_codes_boxes_and_masks_are_named() {
     check(&mask(&["decode", CODES, "-o", "absent/m.png"]), 1, "absent/m.png");
     check(&mask(&["encode", "absent.png"]), 3, "absent.png");
     check(&mask(&["encode", "b.jpg"]), 3, "colours");
-    check(&mask(&["encode", "a.png", "--box", "900,900,950,950"]), 3, "no pixel");
+    scene.write("m.png", png_of_mask(&Mask { width: 9, height: 9, bits: vec![true; 81] }).unwrap());
+    check(&mask(&["encode", "m.png", "--box", "900,900,950,950"]), 3, "no pixel");
     scene.write("broken.npz", "PK\x03\x04");
     check(&["mask", "decode", CODES, "--vqvae", "broken.npz"], 1, "broken.npz");
     check(&["mask", "decode", CODES, "--vqvae", "m/model.safetensors"], 1, "no part of the masks' model");

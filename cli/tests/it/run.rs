@@ -110,20 +110,33 @@ fn the_end_of_the_answer_is_not_among_its_tokens() {
 #[test]
 fn the_task_verbs_put_the_papers_words_around_ours() {
     let scene = Scene::new();
+    scene.write_vqvae("vae");
     for (task, prompt) in [
         (&["caption", "m", "a.png"][..], "caption en"),
         (&["caption", "m", "a.png", "--lang", "de"], "caption de"),
         (&["ask", "m", "a.png", "Where", "is it?"], "answer en Where is it?"),
         (&["ask", "m", "a.png", "Wo?", "--lang", "de"], "answer de Wo?"),
         (&["ocr", "m", "a.png"], "ocr"),
-        (&["detect", "m", "a.png", "cat"], "detect cat"),
-        (&["detect", "m", "a.png", "cat ; dog", "coffee cup"], "detect cat ; dog ; coffee cup"),
-        (&["segment", "m", "a.png", "cat"], "segment cat"),
+        (&["detect", "m", "a.png", "cat", "--free"], "detect cat"),
+        (&["detect", "m", "a.png", "cat ; dog", "coffee cup", "--free"], "detect cat ; dog ; coffee cup"),
+        (&["segment", "m", "a.png", "cat", "--free", "--vqvae", "vae"], "segment cat"),
     ] {
         let asked = scene.json(&[task, &DRAWN[..]].concat());
         let ours = scene.json(&drawn(&["a.png", prompt]));
         assert_eq!((said(&asked), &asked["logprobs"]), (said(&ours), &ours["logprobs"]), "{task:?}");
     }
+}
+
+#[test]
+fn constrained_answers_are_of_what_the_prompt_asks_for() {
+    let scene = Scene::new();
+    const SEED: [&str; 6] = ["--temperature", "1", "--seed", "3", "-n", "60"];
+    let of = |args: &[&str]| scene.json(&[args, &SEED].concat());
+    let answer = of(&["run", "m", "a.png", "detect cat ; dog", "--constrain"]);
+    assert_eq!(said(&answer), said(&of(&["detect", "m", "a.png", "cat", "dog"])));
+    let objects = paligemma::text::parse_answer(answer["text"].as_str().unwrap());
+    assert!(objects.malformed.is_empty() && !objects.objects.is_empty(), "{answer}");
+    assert_eq!(answer["finish_reason"], json!("eos"));
 }
 
 #[test]

@@ -84,8 +84,11 @@ impl Lint {
         let place = data.place(i);
         let mut problems = Vec::new();
         let mut tell = |check: Check, what: String| {
-            // One line each: the first of an error, and what is right.
-            let what = what.split("\n\nhint: ").next().unwrap_or("").replace("\n  ", ", ");
+            // One line each, without the hint and without the place, which stands before it.
+            let what = what.split("\n\nhint: ").next().unwrap_or("");
+            let what =
+                what.replace(&format!("in {place}, "), "in ").replace(&format!("\n  in {place}\n"), "\n");
+            let what = what.strip_suffix(&format!("\n  in {place}")).unwrap_or(&what).replace("\n  ", ", ");
             problems.push(Problem { place: place.clone(), check, what });
         };
         match data.example(i) {

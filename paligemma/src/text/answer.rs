@@ -186,7 +186,7 @@ pub fn parse_answer(text: &str) -> Parsed {
         let trimmed = piece.trim();
         let from = start + (piece.len() - piece.trim_start().len());
         let at = from..from + trimmed.len();
-        match parse_object(trimmed) {
+        match parse_trimmed(trimmed) {
             Ok(object) => parsed.objects.push(Found { object, at }),
             Err(fault) => parsed.malformed.push(Malformed { fault, at }),
         }
@@ -195,8 +195,16 @@ pub fn parse_answer(text: &str) -> Parsed {
     parsed
 }
 
+/// Reads one piece: what stands between two `;`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_object(piece: &str) -> Result<Object, Fault> {
+    parse_trimmed(piece.trim())
+}
+
 /// One piece, without the white space around it.
-fn parse_object(piece: &str) -> Result<Object, Fault> {
+fn parse_trimmed(piece: &str) -> Result<Object, Fault> {
     if piece.is_empty() {
         return Err(Fault::Empty);
     }
@@ -271,7 +279,7 @@ impl Object {
         if self.label.contains(';') {
             return wrong("a label cannot have a `;`: it would end the object".into());
         }
-        match parse_object(piece.trim()) {
+        match parse_object(&piece) {
             Ok(read) if read == *self => Ok(()),
             Ok(_) => wrong("a label cannot begin or end with white space".into()),
             Err(fault) => wrong(format!("it cannot be written: {fault}")),

@@ -9,8 +9,8 @@ mod tokenizer;
 
 pub use answer::{
     Bins, BoxScale, Fault, Found, LAST_BIN, Malformed, NUM_CODES, Object, Parsed, PixelBox, SEPARATOR,
-    bins_to_pixels, parse_answer, write_answer, write_codes,
+    bins_to_pixels, parse_answer, parse_object, write_answer, write_codes,
 };
-pub use prompt::{LANGUAGES, Task, prompt_ids, suffix_ids};
+pub use prompt::{Asked, LANGUAGES, Task, prompt_ids, suffix_ids};
 pub use stand_in::{stand_in_tokenizer, stand_in_tokenizer_config};
 pub use tokenizer::{DecodeStream, NUM_LOC, NUM_SEG, Tokenizer};

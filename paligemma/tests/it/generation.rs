@@ -24,7 +24,7 @@ fn prompts(golden: &Value) -> Vec<Prompt> {
     let pixels = images(golden["images"].as_str().unwrap());
     let prompt = |case: &Value| {
         let image = case["image"].as_u64().unwrap() as usize;
-        Prompt { pixels: pixels.rows(image, image + 1), ids: ids(&case["prompt"]) }
+        Prompt { pixels: pixels.rows(image, image + 1), ids: ids(&case["prompt"]), grammar: None }
     };
     golden["cases"].as_array().unwrap().iter().map(prompt).collect()
 }
@@ -263,6 +263,7 @@ fn a_ragged_batch_is_its_single_runs() {
             .map(|(row, &len)| Prompt {
                 pixels: pixels.rows(row, row + 1),
                 ids: (0..len).map(|i| 3 + ((i * 13 + row) % 90) as u32).collect(),
+                grammar: None,
             })
             .collect();
         let random = Sampling::Random { temperature: 1.0, top_k: Some(20), top_p: Some(0.9), seed: 3 };

@@ -7,6 +7,7 @@ mod data;
 mod end_to_end;
 mod generation;
 mod goldens;
+mod grammar;
 mod hostile_data;
 mod hostile_images;
 mod hub;
