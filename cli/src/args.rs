@@ -1,6 +1,6 @@
 //! Every verb and flag, in one place: help, man pages and completions are made from this.
 
-use crate::exit::CODES;
+use crate::{exit::CODES, frames};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
@@ -82,7 +82,8 @@ pub(crate) enum Verb {
         choosing: Choosing,
     },
     /// Describe an image: the prompt `caption LANG`.
-    #[command(after_help = "Example:\n  paligemma caption ./model cat.jpg --lang de")]
+    #[command(after_help = "Examples:\n  paligemma caption ./model cat.jpg --lang de\n  \
+        paligemma caption ./model clip.mp4 --frames 16 --stride 9")]
     Caption(TaskArgs),
     /// Answer a question about an image: the prompt `answer LANG WORDS`.
     #[command(after_help = "Example:\n  paligemma ask ./model cat.jpg Where is the cat?")]
@@ -566,10 +567,16 @@ pub(crate) struct ModelArg {
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// An image file; `-` is stdin.
+    /// An image file, `-` for stdin, a folder of frames, or a video, which ffmpeg reads.
     pub(crate) image: String,
     /// The question.
     pub(crate) words: Vec<String>,
+    /// Frames of a folder or a video that are looked at.
+    #[arg(long, default_value_t = 16, value_name = "N", env = "PALIGEMMA_FRAMES", value_parser = clap::value_parser!(u16).range(1..=64))]
+    frames: u16,
+    /// Take one frame of so many, from the first on: the paper's tasks have 7 (VATEX) to 70 (ActivityNet).
+    #[arg(long, default_value_t = 9, value_name = "N", env = "PALIGEMMA_STRIDE", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: u32,
     /// The language of the answer.
     #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
     pub(crate) lang: String,
@@ -577,6 +584,12 @@ pub(crate) struct TaskArgs {
     pub(crate) opening: Opening,
     #[command(flatten)]
     pub(crate) choosing: Choosing,
+}
+
+impl TaskArgs {
+    pub(crate) fn sampling(&self) -> frames::Sampling {
+        frames::Sampling { frames: self.frames.into(), stride: self.stride as usize }
+    }
 }
 
 /// How a model is opened.

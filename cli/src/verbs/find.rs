@@ -2,6 +2,7 @@
 
 use crate::{
     args::{Args, FindArgs, MaskArgs, MaskFormat},
+    frames::{no_picture, pictures_in, utf8},
     open,
     output::{note, print, print_json, write_file},
     verbs::run,
@@ -111,37 +112,17 @@ fn is_input(error: &anyhow::Error) -> bool {
 fn images(image: &str) -> Result<Vec<String>> {
     let path = Path::new(image);
     let is_pattern = image.contains(['*', '?', '[']) && !path.exists();
-    let found: Vec<PathBuf> = if path.is_dir() {
-        let entry = |entry: std::io::Result<fs::DirEntry>| entry.map(|entry| entry.path());
-        let entries = path.read_dir().and_then(|entries| entries.map(entry).collect::<Result<_, _>>());
-        let mut found: Vec<PathBuf> = entries.map_err(|e| Error::io(path, e))?;
-        found.retain(|path| is_picture(path) && path.is_file());
-        found.sort();
-        found
-    } else if is_pattern {
-        let wrong = |e: glob::PatternError| Error::usage(format!("\"{image}\" is no pattern: {e}"));
-        glob::glob(image).map_err(wrong)?.filter_map(Result::ok).filter(|path| path.is_file()).collect()
-    } else {
-        run::check_images(&[image.to_owned()])?;
-        return Ok(vec![image.to_owned()]);
-    };
-    if found.is_empty() {
-        return Err(Error::input(format!("there is no picture in {image}"))
-            .expected("files ending in .png, .jpg, .jpeg or .webp"));
+    if path.is_dir() {
+        return pictures_in(path);
     }
-    found
-        .into_iter()
-        .map(|path| {
-            path.into_os_string()
-                .into_string()
-                .map_err(|path| Error::input(format!("the name {} is not UTF-8", path.display())))
-        })
-        .collect()
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    extension.is_some_and(|e| ["png", "jpg", "jpeg", "webp"].contains(&e.as_str()))
+    if !is_pattern {
+        run::check_images(&[image])?;
+        return Ok(vec![image.to_owned()]);
+    }
+    let wrong = |e: glob::PatternError| Error::usage(format!("\"{image}\" is no pattern: {e}"));
+    let found = glob::glob(image).map_err(wrong)?.filter_map(Result::ok).filter(|path| path.is_file());
+    let found = found.map(utf8).collect::<Result<Vec<_>>>()?;
+    if found.is_empty() { Err(no_picture(&image)) } else { Ok(found) }
 }
 
 /// One picture is written to a file, several into a folder.

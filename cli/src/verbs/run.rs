@@ -2,6 +2,7 @@
 
 use crate::{
     args::{Args, Choosing, Opening, TaskArgs},
+    frames::{Frame, frames},
     open,
     output::{note, print, print_json, size},
 };
@@ -49,7 +50,8 @@ pub(super) fn run(
             .expected("the images first, then the prompt")
             .into());
     }
-    answer(args, model, images, prompt, constrain, opening, choosing)
+    let images: Vec<Frame> = images.iter().cloned().map(Frame::Named).collect();
+    answer(args, model, &images, prompt, constrain, opening, choosing)
 }
 
 /// Words that a verb has no use for are a mistake.
@@ -63,14 +65,14 @@ pub(super) fn no_words(task: &TaskArgs) -> Result<()> {
 
 pub(super) fn task(args: &Args, task: &TaskArgs, prompt: &Task<'_>) -> anyhow::Result<ExitCode> {
     let prefix = prompt.prefix()?;
-    let images = std::slice::from_ref(&task.image);
-    answer(args, &task.model.model, images, &prefix, false, &task.opening, &task.choosing)
+    let images = frames(&task.image, task.sampling())?;
+    answer(args, &task.model.model, &images, &prefix, false, &task.opening, &task.choosing)
 }
 
 fn answer(
     args: &Args,
     model: &str,
-    images: &[String],
+    images: &[Frame],
     prefix: &str,
     constrain: bool,
     opening: &Opening,
@@ -78,12 +80,22 @@ fn answer(
 ) -> anyhow::Result<ExitCode> {
     let options = choosing.options(MAX_TOKENS)?;
     let asked = if constrain { Some(asked(prefix)?) } else { None };
-    check_images(images)?;
+    let mut names = Vec::new();
+    for image in images {
+        if let Frame::Named(name) = image {
+            names.push(name.as_str());
+        }
+    }
+    check_images(&names)?;
     let start = Instant::now();
     let session = open::session(args, model, &opening.options(images.len(), 1, choosing, MAX_TOKENS))?;
     let load = start.elapsed();
     let first = Instant::now();
-    let pictures = images.iter().map(|image| read(&session, image)).collect::<Result<Vec<_>>>()?;
+    let picture = |image: &Frame| match image {
+        Frame::Named(name) => read(&session, name),
+        Frame::Bytes(bytes) => session.decode_image(bytes),
+    };
+    let pictures = images.iter().map(picture).collect::<Result<Vec<_>>>()?;
     let mut prompt = session.prompt(&pictures, prefix)?;
     if let Some(asked) = &asked {
         prompt = session.constrained(prompt, asked)?;
@@ -189,9 +201,9 @@ impl Facts {
 }
 
 /// What can be said of the images before a model is loaded.
-pub(super) fn check_images(images: &[String]) -> Result<()> {
+pub(super) fn check_images(images: &[&str]) -> Result<()> {
     let hint = "the last argument is the prompt; quote a prompt of several words";
-    for image in images.iter().filter(|image| *image != "-") {
+    for &image in images.iter().filter(|image| **image != "-") {
         let path = Path::new(image);
         if !path.exists() {
             return Err(Error::input(format!("there is no image {image}")).hint(hint));
@@ -200,7 +212,7 @@ pub(super) fn check_images(images: &[String]) -> Result<()> {
             return Err(Error::input(format!("{image} is a folder")).expected("an image file"));
         }
     }
-    match images.iter().filter(|image| *image == "-").count() {
+    match images.iter().filter(|image| **image == "-").count() {
         0 => Ok(()),
         1 if io::stdin().is_terminal() => {
             Err(Error::input("the image `-` is read from stdin, which is a terminal")
