@@ -187,18 +187,7 @@ fn preview_prints_and_draws_examples() {
     );
     assert_eq!(ran.out, text);
 
-    let args = [
-        "data",
-        "preview",
-        "p.jsonl",
-        "-n",
-        "2",
-        "-o",
-        "sheet.png",
-        "--vqvae",
-        "vqvae.safetensors",
-        "--json",
-    ];
+    let args = ["data", "preview", "p.jsonl", "-n", "2", "-o", "sheet.png", "--vqvae", "vqvae.safetensors"];
     let json = scene.json(&args);
     assert_eq!(keys(&json), ["examples", "bad", "sheet"]);
     assert_eq!((&json["sheet"], &json["bad"]), (&json!("sheet.png"), &json!([])));
