@@ -8,7 +8,8 @@ use crate::{Error, Result};
 
 /// Pictures of an example that are shown; a video has more.
 const MAX_SHOWN: usize = 4;
-/// The height at which several pictures stand beside each other.
+/// The height at which several pictures stand beside each other, and the longest side of one that is drawn on: on a
+/// sheet lines and letters must not shrink with a large picture.
 const STRIP: usize = 480;
 
 /// An example to be looked at.
@@ -40,44 +41,21 @@ pub fn show(example: &Example, taken: usize, codec: Option<&MaskCodec>) -> Resul
     let decode = |image: &super::example::ImageFile| image.decode(Grey16::default());
     let mut pictures = example.images.iter().map(decode).collect::<Result<Vec<_>>>().map_err(at)?;
     let sizes: Vec<(usize, usize)> = pictures.iter().map(|picture| (picture.width, picture.height)).collect();
-    let (width, height) = sizes[0];
     let suffix = &example.suffixes[taken];
     let found: Vec<Found> = [&example.prefix, suffix]
         .into_iter()
         .filter_map(|text| text.find("<loc").map(|start| parse_answer(&text[start..])))
         .flat_map(|parsed| parsed.objects)
         .collect();
-    let mut masks = Vec::new();
-    for Found { object, .. } in &found {
+    if !found.is_empty() {
+        pictures[0] = drawn(&pictures[0], &found, codec).map_err(at)?;
+    }
+    let (width, height) = sizes[0];
+    let object = |Found { object, .. }: &Found| {
         let pixels = object.bins.to_pixels(width, height, BoxScale::Reference);
-        masks.push(match (object.codes, codec) {
-            (Some(codes), Some(codec)) => {
-                Some(Rle::from_mask(&codec.paste(codes, pixels, width, height).map_err(at)?))
-            }
-            _ => None,
-        });
-    }
-    let boxes: Vec<PixelBox> =
-        found.iter().map(|f| f.object.bins.to_pixels(width, height, BoxScale::Reference)).collect();
-    let shapes: Vec<Shape<'_>> = found
-        .iter()
-        .zip(&boxes)
-        .zip(&masks)
-        .map(|((found, &pixels), mask)| Shape {
-            label: &found.object.label,
-            pixels,
-            score: None,
-            mask: mask.as_ref(),
-        })
-        .collect();
-    if !shapes.is_empty() {
-        pictures[0] = draw(&pictures[0], &shapes).map_err(at)?.0;
-    }
-    let objects = found
-        .iter()
-        .zip(&boxes)
-        .map(|(found, &pixels)| (found.object.label.clone(), pixels, found.object.codes.is_some()))
-        .collect();
+        (object.label.clone(), pixels, object.codes.is_some())
+    };
+    let objects = found.iter().map(object).collect();
     let size: Vec<String> = sizes.iter().take(MAX_SHOWN).map(|(w, h)| format!("{w}×{h}")).collect();
     let more = if sizes.len() > MAX_SHOWN {
         format!(" and {} more", sizes.len() - MAX_SHOWN)
@@ -101,6 +79,30 @@ pub fn show(example: &Example, taken: usize, codec: Option<&MaskCodec>) -> Resul
         objects,
         tile,
     })
+}
+
+/// The picture with its objects, no larger than [`STRIP`] unless it is small.
+fn drawn(picture: &Picture, found: &[Found], codec: Option<&MaskCodec>) -> Result<Picture> {
+    let longest = picture.width.max(picture.height);
+    let side = |side: usize| (side * STRIP / longest.max(STRIP)).max(1);
+    let (width, height) = (side(picture.width), side(picture.height));
+    let small = as_pillow(picture, width, height, Resample::Lanczos);
+    let mut masks = Vec::new();
+    for Found { object, .. } in found {
+        let pixels = object.bins.to_pixels(width, height, BoxScale::Reference);
+        masks.push(match (object.codes, codec) {
+            (Some(codes), Some(codec)) => Some(Rle::from_mask(&codec.paste(codes, pixels, width, height)?)),
+            _ => None,
+        });
+    }
+    let shape = |(Found { object, .. }, mask)| Shape {
+        label: &object.label,
+        pixels: object.bins.to_pixels(width, height, BoxScale::Reference),
+        score: None,
+        mask: Option::as_ref(mask),
+    };
+    let shapes: Vec<Shape<'_>> = found.iter().zip(&masks).map(shape).collect();
+    Ok(draw(&small, &shapes)?.0)
 }
 
 /// Several pictures side by side, in their order.

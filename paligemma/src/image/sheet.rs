@@ -20,7 +20,7 @@ pub struct Tile {
 }
 
 /// Room for a picture, around which it is centred.
-const ROOM: (usize, usize) = (400, 300);
+const ROOM: (usize, usize) = (480, 360);
 /// Around tiles and within them.
 const GAP: f32 = 18.0;
 /// Height of the letters, and from one line to the next.
@@ -193,12 +193,12 @@ mod tests {
         };
         let red =
             |sheet: &Picture| sheet.rgb.as_chunks::<3>().0.iter().filter(|p| **p == [200, 10, 10]).count();
-        let sheet = contact_sheet(&[tile(400, 300)], 3).unwrap();
-        assert_eq!(red(&sheet), 400 * 300);
+        let sheet = contact_sheet(&[tile(480, 360)], 3).unwrap();
+        assert_eq!(red(&sheet), 480 * 360);
         let three = contact_sheet(&[tile(4000, 300), tile(3, 3), tile(30, 9000)], 2).unwrap();
         assert_eq!(three.width as f32, 2.0 * (sheet.width as f32 - GAP) + GAP);
         assert_eq!(three.height as f32, 2.0 * (sheet.height as f32 - GAP) + GAP);
-        assert_eq!(red(&three), 400 * 30 + 6 * 6 + 300);
+        assert_eq!(red(&three), 480 * 36 + 6 * 6 + 360);
         // There are letters.
         assert!(three.rgb.as_chunks::<3>().0.contains(&DARK));
         assert!(contact_sheet(&[], 1).is_err() && contact_sheet(&[tile(1, 1)], 0).is_err());
