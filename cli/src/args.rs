@@ -144,6 +144,15 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         way: MaskWay,
     },
+    /// Check, look at and convert data sets: JSONL, tar shards, Parquet, folders.
+    #[command(after_help = "Examples:\n  \
+        paligemma data lint train.jsonl --model ./model --text-len 128\n  \
+        paligemma data preview train.jsonl -n 4\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl")]
+    Data {
+        #[command(subcommand)]
+        what: DataVerb,
+    },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
     Show {
@@ -311,6 +320,142 @@ pub(crate) enum Verb {
 
 /// The most tokens of an answer of `detect` and `segment`: many objects, of up to some thirty tokens each.
 const FIND_TOKENS: &str = "512";
+/// What to do with data.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DataVerb {
+    /// Find what is wrong with examples; each problem is a line `FILE:LINE: CHECK: WHAT`.
+    #[command(
+        after_help = "Checks: example (it cannot be read), image (missing or broken), empty-suffix, text (control \
+        tokens, line breaks or white space around it), box (out of range, inverted, no area, no object), answer (not what \
+        the prompt asks for), too-long (cut off; with --model or --tokenizer). The exit code is 3 when there is a problem.\n\n\
+        JSON: `examples`, `problems` with `place`, `check` and `what`, `counts` of each check.\n\n\
+        Example:\n  paligemma data lint train.jsonl --model ./model --text-len 128"
+    )]
+    Lint {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The model whose tokenizer counts the tokens.
+        #[arg(long)]
+        model: Option<String>,
+        /// A tokenizer file in place of a model's.
+        #[arg(long, value_name = "FILE", conflicts_with = "model")]
+        tokenizer: Option<PathBuf>,
+        /// The most tokens of a text: BOS, prefix, line break and suffix.
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        text_len: usize,
+        /// Do not decode pictures; only look whether they are there.
+        #[arg(long)]
+        no_images: bool,
+    },
+    /// Show examples: texts on stdout and, with -o, pictures with their boxes and masks on a contact sheet.
+    #[command(
+        after_help = "Boxes and masks are those of the suffix, or of the prefix of a grounded caption; masks need \
+        --vqvae. SHEET must not exist.\n\n\
+        JSON: `examples`, each with `place`, `images` (sizes), `prefix`, `suffix`, `suffixes` (how many there are) and \
+        `objects` (label, box in pixels, whether it has a mask); `bad`, places of examples that cannot be read; `sheet`.\n\n\
+        Example:\n  paligemma data preview train.jsonl -n 12 --seed 0 -o sheet.png"
+    )]
+    Preview {
+        #[command(flatten)]
+        data: DataArgs,
+        /// How many examples.
+        #[arg(long, short, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        number: u16,
+        /// Draw them at random, as training with this seed does; the first ones if not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The contact sheet to write.
+        #[arg(long, short, value_name = "SHEET.png")]
+        output: Option<PathBuf>,
+        /// Pictures in a row of the sheet.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=20))]
+        columns: u16,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+    /// Make JSONL of other programs' boxes and masks, to be used with the folder of the pictures.
+    #[command(
+        after_help = "IN is, for coco and lvis, the JSON of the annotations; for yolo, the folder of the label files \
+        (--images and --names are needed); for voc, the folder of the XML files, or one; for masks, a folder with a folder of \
+        PNGs for each label: MASKS/cat/0007.png is a cat on IMAGES/0007.jpg, MASKS/cat/0007.2.png a second one.\n\n\
+        Each line has `image`, as the annotations name it, `prefix`, as `detect cat ; dog`, and `suffix`, as \
+        `<loc0100><loc0200><loc0300><loc0400> cat ; …` (y_min, x_min, y_max, x_max in 1/1023 of the picture; for \
+        --task segment with 16 `<seg…>`). Crowds and boxes without area are left out and counted. OUT must not exist.\n\n\
+        JSON: `path`, `lines`, `objects`, `pictures_without_objects`, `crowds`, `no_area`.\n\n\
+        Examples:\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl --task segment --vqvae vae-oid.npz\n  \
+        paligemma data convert yolo labels/train train.jsonl --images images/train --names data.yaml"
+    )]
+    Convert {
+        /// Whose annotations.
+        from: Annotations,
+        /// The annotations.
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The JSONL to write.
+        out: PathBuf,
+        /// What the examples ask for; masks give masks, the others boxes, if not given.
+        #[arg(long)]
+        task: Option<TaskArg>,
+        /// Whether a line asks for all things on a picture, or for one.
+        #[arg(long, default_value = "picture")]
+        group: GroupArg,
+        /// The folder of the pictures (yolo, masks).
+        #[arg(long, value_name = "FOLDER")]
+        images: Option<PathBuf>,
+        /// The names of the classes: a data.yaml, or a text file of a name a line (yolo).
+        #[arg(long, value_name = "FILE")]
+        names: Option<PathBuf>,
+        /// Write `_` in labels as a space.
+        #[arg(long)]
+        spaces: bool,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+}
+
+/// Examples and how to read them.
+#[derive(Group, Debug)]
+pub(crate) struct DataArgs {
+    /// JSONL, tar or Parquet files, or folders; `*` in a file's name stands for anything.
+    #[arg(required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Where the pictures are that the data name by a path; beside the data if not given.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) image_dir: Option<PathBuf>,
+    /// The field of the pictures; in tars and folders an ending of files, or all pictures.
+    #[arg(long, value_name = "FIELD", default_value = "image")]
+    pub(crate) image: String,
+    /// The prefix, with fields in braces: 'answer en {question}'.
+    #[arg(long, value_name = "TEMPLATE", default_value = "{prefix}")]
+    pub(crate) prefix: String,
+    /// The suffix, with fields in braces; a list gives several.
+    #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
+    pub(crate) suffix: String,
+}
+
+/// Whose annotations.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Annotations {
+    Coco,
+    Lvis,
+    Yolo,
+    Voc,
+    Masks,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskArg {
+    Detect,
+    Segment,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupArg {
+    Picture,
+    Thing,
+}
 
 /// What `detect` and `segment` say at the end of their help.
 const FIND_HELP: &str = "Each line is the score, the box x0,y0,x1,y1 in pixels, and the label, with tabs between; the \

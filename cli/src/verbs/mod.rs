@@ -3,6 +3,7 @@
 mod bench;
 mod cache;
 mod convert;
+mod data;
 mod doctor;
 mod drift;
 mod find;
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Mask { way: MaskWay::Encode { mask, vqvae, pixels } } => {
             mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
+        Verb::Data { what } => data::data(args, what),
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Drift { model_a, model_b, images, max_tokens } => {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod convert;
+mod data;
 mod drift;
 mod find;
 mod help;
@@ -25,7 +26,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 21] = [
+const VERBS: [&str; 22] = [
     "run",
     "caption",
     "ask",
@@ -34,6 +35,7 @@ const VERBS: [&str; 21] = [
     "segment",
     "predict",
     "mask",
+    "data",
     "show",
     "convert",
     "drift",

@@ -25,4 +25,4 @@ pub(crate) use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;
-pub use write::write_folder;
+pub use write::{write_folder, write_new};

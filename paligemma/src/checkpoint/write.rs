@@ -339,6 +339,15 @@ pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut Out<'_, &File>) -> 
     unfinished.rename(path)
 }
 
+/// Writes a new file of `bytes`, whole or not at all: beside its name, synced, then renamed.
+///
+/// # Errors
+/// `Kind::Usage` if something of that name exists, or another run is writing it; `Kind::Io` or `Kind::Resource` from
+/// writing.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |out| out.bytes(bytes))
+}
+
 /// `out` does not exist, or is an empty folder.
 ///
 /// # Errors

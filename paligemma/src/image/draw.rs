@@ -101,7 +101,7 @@ fn tag_text(shape: &Shape<'_>, number: usize) -> (String, String) {
     (label, format!("{gap}{score}"))
 }
 
-fn face() -> Option<ttf_parser::Face<'static>> {
+pub(super) fn face() -> Option<ttf_parser::Face<'static>> {
     ttf_parser::Face::parse(FONT, 0).ok()
 }
 
@@ -231,7 +231,7 @@ impl Canvas {
     }
 }
 
-fn paint(colour: [u8; 3], alpha: f32) -> Paint<'static> {
+pub(super) fn paint(colour: [u8; 3], alpha: f32) -> Paint<'static> {
     let mut paint = Paint { anti_alias: true, ..Paint::default() };
     let [r, g, b] = colour;
     let mut colour = Color::from_rgba8(r, g, b, 255);
@@ -241,7 +241,7 @@ fn paint(colour: [u8; 3], alpha: f32) -> Paint<'static> {
 }
 
 /// In the font's units.
-fn text_width(text: &str, face: &ttf_parser::Face<'_>) -> f32 {
+pub(super) fn text_width(text: &str, face: &ttf_parser::Face<'_>) -> f32 {
     let advance = |c| face.glyph_hor_advance(face.glyph_index(c)?);
     text.chars().filter_map(advance).map(f32::from).sum()
 }
@@ -264,7 +264,7 @@ fn overlap(a: Rect, b: Rect) -> f32 {
 }
 
 /// A rectangle with round corners.
-fn rounded(rect: Rect, radius: f32) -> Option<tiny_skia::Path> {
+pub(super) fn rounded(rect: Rect, radius: f32) -> Option<tiny_skia::Path> {
     let (l, t, r, b) = (rect.left(), rect.top(), rect.right(), rect.bottom());
     let radius = radius.min(rect.width() / 2.0).min(rect.height() / 2.0);
     let mut path = PathBuilder::new();
@@ -282,11 +282,11 @@ fn rounded(rect: Rect, radius: f32) -> Option<tiny_skia::Path> {
 }
 
 /// The outlines of letters, placed: the font's y goes up.
-struct Letters {
-    path: PathBuilder,
-    scale: f32,
-    x: f32,
-    y: f32,
+pub(super) struct Letters {
+    pub(super) path: PathBuilder,
+    pub(super) scale: f32,
+    pub(super) x: f32,
+    pub(super) y: f32,
 }
 
 impl Letters {

@@ -9,6 +9,8 @@ mod polygon;
 pub mod preprocess;
 pub mod resize;
 mod rle;
+mod sheet;
+mod tensorflow;
 
 pub use decode::{Grey16, Picture, decode, decode_as, decode_file, decode_file_as};
 pub use draw::{Shape, colour, draw};
@@ -18,3 +20,5 @@ pub use polygon::{Polygon, fill_polygons, outline_polygons};
 pub use preprocess::{Choice, Preprocess, ProcessorSettings, pixel_values};
 pub use resize::Resample;
 pub use rle::Rle;
+pub use sheet::{Tile, contact_sheet};
+pub use tensorflow::Method;

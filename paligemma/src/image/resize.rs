@@ -13,7 +13,7 @@ use super::decode::Picture;
 use super::mask::Plane;
 
 /// Channels of a picture.
-const C: usize = 3;
+pub(super) const C: usize = 3;
 
 /// Pillow's filters, under the numbers that a processor configuration calls `resample`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,13 +370,61 @@ fn pillow_plane_columns(plane: &Plane, height: usize) -> Plane {
 /// Panics when a side of either picture is zero.
 pub fn as_tensorflow(picture: &Picture, width: usize, height: usize, antialias: bool) -> Picture {
     assert!(width > 0 && height > 0 && picture.width > 0 && picture.height > 0, "a side is zero");
-    if antialias { span_bilinear(picture, width, height) } else { point_bilinear(picture, width, height) }
+    match antialias {
+        true => span(picture, width, height, Kernel::Triangle, true),
+        false => point_bilinear(picture, width, height),
+    }
 }
 
-/// The weights of TensorFlow's ScaleAndTranslate with a triangle kernel, for one axis.
-fn span_taps(from: usize, to: usize) -> Taps<f32> {
+/// The kernels of TensorFlow's ScaleAndTranslate.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kernel {
+    Triangle,
+    KeysCubic,
+    Lanczos3,
+    MitchellCubic,
+}
+
+impl Kernel {
+    fn radius(self) -> f32 {
+        match self {
+            Kernel::Triangle => 1.0,
+            Kernel::KeysCubic | Kernel::MitchellCubic => 2.0,
+            Kernel::Lanczos3 => 3.0,
+        }
+    }
+
+    /// At distance `x`, which is not negative.
+    fn weight(self, x: f32) -> f32 {
+        match self {
+            Kernel::Triangle => (1.0 - x).max(0.0),
+            Kernel::KeysCubic if x >= 2.0 => 0.0,
+            Kernel::KeysCubic if x >= 1.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Kernel::KeysCubic => ((1.5 * x - 2.5) * x) * x + 1.0,
+            Kernel::MitchellCubic if x >= 2.0 => 0.0,
+            Kernel::MitchellCubic if x >= 1.0 => {
+                (((-7.0 / 18.0) * x + 2.0) * x - 10.0 / 3.0) * x + 16.0 / 9.0
+            }
+            Kernel::MitchellCubic => (((7.0 / 6.0) * x - 2.0) * x) * x + 8.0 / 9.0,
+            Kernel::Lanczos3 => {
+                let pi = std::f32::consts::PI;
+                if x > 3.0 {
+                    0.0
+                } else if x <= 1e-3 {
+                    1.0
+                } else {
+                    3.0 * (pi * x).sin() * (pi * x / 3.0).sin() / (pi * pi * x * x)
+                }
+            }
+        }
+    }
+}
+
+/// The weights of TensorFlow's ScaleAndTranslate for one axis.
+fn span_taps(from: usize, to: usize, kernel: Kernel, antialias: bool) -> Taps<f32> {
     let inverse = (1.0 / f64::from(to as f32 / from as f32)) as f32;
-    let stretch = inverse.max(1.0);
+    let stretch = if antialias { inverse.max(1.0) } else { 1.0 };
+    let reach = kernel.radius() * stretch;
     let last = from as i64 - 1;
     let mut taps = Taps::with_capacity(to);
     let mut weights = Vec::new();
@@ -387,26 +435,31 @@ fn span_taps(from: usize, to: usize) -> Taps<f32> {
             taps.push(0, []);
             continue;
         }
-        let start = ((centre - stretch - 0.5).ceil() as i64).clamp(0, last) as usize;
-        let end = ((centre + stretch - 0.5).floor() as i64).clamp(0, last) as usize + 1;
+        let start = ((centre - reach - 0.5).ceil() as i64).clamp(0, last) as usize;
+        let end = ((centre + reach - 0.5).floor() as i64).clamp(0, last) as usize + 1;
         weights.clear();
         let mut sum = 0.0f32;
         for source in start..end {
-            let distance = ((source as f32 + 0.5 - centre) * (1.0 / stretch)).abs();
-            let weight = (1.0 - distance).max(0.0);
+            let weight = kernel.weight(((source as f32 + 0.5 - centre) * (1.0 / stretch)).abs());
             weights.push(weight);
             sum += weight;
         }
-        let scale = if sum >= 1000.0 * f32::MIN_POSITIVE { 1.0 / sum } else { 0.0 };
+        let scale = if sum.abs() >= 1000.0 * f32::MIN_POSITIVE { 1.0 / sum } else { 1.0 };
         taps.push(start, weights.iter().map(|weight| weight * scale));
     }
     taps
 }
 
 /// Columns first, then rows, as TensorFlow adds them up; one output row at a time.
-fn span_bilinear(picture: &Picture, width: usize, height: usize) -> Picture {
-    let columns = span_taps(picture.height, height);
-    let rows = span_taps(picture.width, width);
+pub(super) fn span(
+    picture: &Picture,
+    width: usize,
+    height: usize,
+    kernel: Kernel,
+    antialias: bool,
+) -> Picture {
+    let columns = span_taps(picture.height, height, kernel, antialias);
+    let rows = span_taps(picture.width, width, kernel, antialias);
     let stride = picture.width * C;
     let mut rgb = vec![0; width * height * C];
     rgb.par_chunks_exact_mut(width * C).enumerate().for_each_init(
@@ -442,8 +495,8 @@ fn span_bilinear(picture: &Picture, width: usize, height: usize) -> Picture {
 /// Panics when a side of either is zero.
 pub fn plane_as_tensorflow(plane: &Plane, width: usize, height: usize) -> Plane {
     assert!(width > 0 && height > 0 && plane.width > 0 && plane.height > 0, "a side is zero");
-    let columns = span_taps(plane.height, height);
-    let rows = span_taps(plane.width, width);
+    let columns = span_taps(plane.height, height, Kernel::Triangle, true);
+    let rows = span_taps(plane.width, width, Kernel::Triangle, true);
     let mut values = Vec::with_capacity(width * height);
     let mut sums = vec![0f32; plane.width];
     for y in 0..height {

@@ -17,7 +17,8 @@ fn session(config: &str, seed: u64) -> Session {
     let mut config = Config::published(config).unwrap();
     config.vision.image_size = 28;
     let folder = tempfile::tempdir().unwrap();
-    random_folder(&config, folder.path(), DType::F32.into(), seed, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    random_folder(&config, folder.path(), DType::F32.into(), seed, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     Session::open(folder.path(), &SessionOptions::default()).unwrap()
 }
 
@@ -107,7 +108,8 @@ fn a_tokenizer_of_another_model_is_named() {
     let mut config = Config::published("tiny").unwrap();
     config.vision.image_size = 28;
     let folder = tempfile::tempdir().unwrap();
-    random_folder(&config, folder.path(), DType::F32.into(), 1, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    random_folder(&config, folder.path(), DType::F32.into(), 1, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap();
     let tokenizer = paligemma::text::stand_in_tokenizer(256_000, 257_152).unwrap();
     let file = folder.path().join("other.json");
     std::fs::write(&file, tokenizer).unwrap();

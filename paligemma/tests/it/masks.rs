@@ -68,7 +68,7 @@ fn weights() -> HashMap<String, Tensor> {
     tensors.into_iter().enumerate().map(filled).collect()
 }
 
-fn vqvae() -> VqVae {
+pub(crate) fn vqvae() -> VqVae {
     let weights = weights();
     VqVae::load(&mut |name| Ok(weights[name].clone())).unwrap()
 }
