@@ -88,7 +88,7 @@ impl Scheme {
                 .map_or("absent".to_owned(), |v| v.to_string().chars().take(80).collect());
             Error::model(format!("quantization_config.{key} is {found}"))
                 .expected(expected)
-                .hint("quantised files of other programs are not supported; use the bfloat16 or float32 weights, and `convert --dtype int8`")
+                .hint("quantised files of other programs are not supported; convert the plain weights with --dtype int8")
         };
         let scheme = match quantization.get("quant_method").and_then(Value::as_str) {
             Some("paligemma_int8") => Scheme::Int8,

@@ -11,7 +11,7 @@ use super::{
     linear::{Linear, Weights, attention_dtype},
 };
 use crate::{
-    Result,
+    Error, Result,
     config::{GemmaGeneration, TextConfig},
 };
 use paligemma_tensor::{
@@ -85,6 +85,16 @@ impl Gemma {
             } else {
                 "post_attention_layernorm.weight"
             };
+            let gate = w.take_matrix(&name("mlp.gate_proj.weight"), [f, d])?;
+            let up = w.take_matrix(&name("mlp.up_proj.weight"), [f, d])?;
+            if gate.type_name() != up.type_name() {
+                // They are multiplied together.
+                let (gate_name, up_name) = (name("mlp.gate_proj.weight"), name("mlp.up_proj.weight"));
+                let (gate, up) = (gate.type_name(), up.type_name());
+                return Err(Error::model(format!("\"{gate_name}\" is {gate} and \"{up_name}\" is {up}"))
+                    .expected("one type for both")
+                    .hint("choose a type for all with --dtype"));
+            }
             let mut post = |part: &str| post_norms.then(|| w.take(&name(part), &[d])).transpose();
             Ok(Block {
                 post_attention_norm: post("post_attention_layernorm.weight")?,
@@ -95,8 +105,8 @@ impl Gemma {
                 value: Linear::load(w, &name("self_attn.v_proj"), (kv, d), false)?,
                 attn_vec: Linear::load(w, &name("self_attn.o_proj"), (d, q), false)?,
                 pre_ffw_norm: w.take(&name(pre_ffw), &[d])?,
-                gate: w.take_matrix(&name("mlp.gate_proj.weight"), [f, d])?,
-                up: w.take_matrix(&name("mlp.up_proj.weight"), [f, d])?,
+                gate,
+                up,
                 down: Linear::load(w, &name("mlp.down_proj"), (d, f), false)?,
             })
         });
