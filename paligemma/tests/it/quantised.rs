@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -22,13 +23,16 @@ const SCHEMES: [Scheme; 2] = [Scheme::Int8, Scheme::Int4];
 /// A random model of a published shape, with its tokenizer.
 fn random(config: &str, form: impl Into<Form>, folder: &Path) -> PathBuf {
     let config = Config::published(config).unwrap();
-    random_folder(&config, folder, form.into(), 3, &mut |_, _| {}).unwrap();
+    random_folder(&config, folder, form.into(), 3, &mut |_, _| ControlFlow::Continue(())).unwrap();
     folder.to_path_buf()
 }
 
 fn convert_to(from: &Path, to: &Path, form: Option<Form>) -> Result<()> {
     let (mut last, mut total) = (0, 0);
-    let summary = convert(&open(from), to, form, &mut |done, all| (last, total) = (done, all))?;
+    let summary = convert(&open(from), to, form, &mut |done, all| {
+        (last, total) = (done, all);
+        ControlFlow::Continue(())
+    })?;
     assert_eq!((last, total), (summary.num_bytes, summary.num_bytes), "progress ends at its end");
     Ok(())
 }
