@@ -170,6 +170,22 @@ impl Form {
         }
     }
 
+    /// The type of what is not quantised.
+    pub(crate) fn plain(self) -> DType {
+        match self {
+            Form::Plain(dtype) => dtype,
+            Form::Quantised(Scheme::Int8 | Scheme::Int4) => DType::BF16,
+        }
+    }
+
+    /// The form of a tensor in a new checkpoint of this form.
+    pub(crate) fn of(self, named: &Named) -> Form {
+        match self {
+            Form::Plain(_) => self,
+            Form::Quantised(scheme) => scheme.form_of(named, self.plain()),
+        }
+    }
+
     /// Bytes of a tensor of `shape`, scales included.
     pub(crate) fn num_bytes(self, shape: &[usize]) -> u64 {
         let elements = |shape: &[usize]| shape.iter().product::<usize>();
