@@ -8,31 +8,53 @@
 //! Wrong shapes are a programmer's error and panic: whoever reads shapes from a file checks them first.
 
 mod attention;
+mod attention_backward;
+mod contrastive;
+mod cross_entropy;
+mod dropout;
 mod dtype;
 mod elementwise;
 mod embedding;
 mod isa;
 mod lane;
 mod linear;
+mod linear_backward;
 mod mapped;
 mod math;
 mod memory;
 mod norm;
 mod parallel;
+mod recorded;
 mod rope;
+mod tape;
 mod tensor;
 #[cfg(test)]
 mod testing;
 
 pub use attention::{Mask, RowBuffer, Rows, Segment, attention, attention_on, attention_plain};
+pub use attention_backward::{Span, attention_backward, attention_whole};
+pub use contrastive::{SigmoidContrastive, sigmoid_contrastive};
+pub use cross_entropy::{CrossEntropy, LossRule, Target, cross_entropy};
+pub use dropout::{KeyedRows, dropout};
 pub use dtype::DType;
-pub use elementwise::{add, concat_rows, log_sum_exp, softcap};
-pub use embedding::{embedding, patches};
+pub use elementwise::{
+    add, concat_rows, gelu, gelu_backward, gelu_times, gelu_times_backward, log_sum_exp, softcap,
+    softcap_backward,
+};
+pub use embedding::{add_embedding_gradient, embedding, patches};
 pub use half::{bf16, f16};
 pub use isa::Isa;
 pub use linear::{Epilogue, geglu, geglu_on, linear, linear_on, linear_plain};
+pub use linear_backward::{
+    add_input_gradient, add_weight_gradient, bias_gradient, input_gradient, weight_gradient,
+};
 pub use mapped::MappedFile;
 pub use memory::peak_rss;
-pub use norm::{layer_norm, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_on, rms_norm_plain};
-pub use rope::{rope, rope_plain};
+pub use norm::{
+    layer_norm, layer_norm_backward, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_backward,
+    rms_norm_on, rms_norm_plain,
+};
+pub use recorded::LinearParts;
+pub use rope::{rope, rope_backward, rope_plain};
+pub use tape::{Contribution, Parameter, Tape, Value};
 pub use tensor::Tensor;
