@@ -88,7 +88,7 @@ pub fn load_model(
     config.memory_needed(weights, image_tokens, text_tokens, batch).check_available()?;
     let mut get = |name: &str| {
         let tensor = checkpoint.tensor(name)?;
-        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)))
+        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)).into())
     };
     PaliGemma::load(config, &mut Weights::new(&mut get))
 }

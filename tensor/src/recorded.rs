@@ -298,16 +298,16 @@ impl Tape {
     }
 
     /// [`dropout`](crate::dropout()) of `x_td`.
-    pub fn dropout(&mut self, x_td: &Value, rate: f32, runs: &[KeyedRows]) -> Value {
+    pub fn dropout(&mut self, x_td: &Value, rate: f32, runs: &[KeyedRows], site: u64) -> Value {
         if rate == 0.0 {
             return x_td.clone();
         }
-        let y = dropout(&x_td.tensor, rate, runs);
+        let y = dropout(&x_td.tensor, rate, runs, site);
         if !self.wants(&[x_td.node], &[]) {
             return y.into();
         }
         let (node, runs) = (x_td.node, runs.to_vec());
-        self.record(y, move |dy, gradients| gradients.add(node, || dropout(&dy, rate, &runs)))
+        self.record(y, move |dy, gradients| gradients.add(node, || dropout(&dy, rate, &runs, site)))
     }
 
     /// [`cross_entropy`](crate::cross_entropy()) of `x_td` through the head `table_vd` → the loss, `[1]`, and the same as f64.
@@ -393,7 +393,7 @@ mod tests {
                     tape.linear(&y, &w[5], LinearParts { bias: Some(&w[6]), gelu: true, residual: Some(x) });
                 let z = tape.rms_norm(&y, &w[10], 1e-6);
                 let z = tape.geglu(&z, &w[7], &w[8]);
-                let z = tape.dropout(&z, 0.2, &[KeyedRows { len: 6, key: 3 }]);
+                let z = tape.dropout(&z, 0.2, &[KeyedRows { len: 6, key: 3 }], 1);
                 let z = tape.linear(&z, &w[9], LinearParts::default());
                 tape.add(&y, &z)
             }

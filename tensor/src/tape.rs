@@ -23,6 +23,11 @@ impl Value {
         &self.tensor
     }
 
+    /// The shape of the numbers.
+    pub fn shape(&self) -> &[usize] {
+        self.tensor.shape()
+    }
+
     /// The numbers alone.
     pub fn into_tensor(self) -> Tensor {
         self.tensor
