@@ -1,7 +1,7 @@
 """Makes goldens/image/: small picture files, and what Pillow, TensorFlow and transformers make of pictures.
 
     python reference/pictures.py files       # files/ and files.tsv         (Pillow; cjpeg of libjpeg-turbo-progs)
-    python reference/pictures.py resize      # pillow.tsv and tensorflow.tsv (Pillow, TensorFlow)
+    python reference/pictures.py resize      # pillow.tsv, tensorflow.tsv and methods.tsv (Pillow, TensorFlow)
     python reference/pictures.py processor   # processor.tsv                 (transformers; torchvision for the report)
 
 Made with Pillow 13.0.0 (libjpeg-turbo 3.2.0, libwebp 1.6.0), tensorflow-cpu 2.21.0, transformers 5.23.0,
@@ -177,6 +177,7 @@ def files():
 
 SIZES = [(1, 1), (1, 2), (2, 1), (3, 5), (7, 300), (300, 7), (14, 14), (13, 29), (224, 224), (223, 225), (448, 448),
          (640, 480), (481, 333), (1, 500), (500, 1), (100, 449), (897, 113), (50, 50)]
+METHODS = {"bicubic": 0, "lanczos3": 1, "area": 2, "mitchellcubic": 3}
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
@@ -224,6 +225,19 @@ def resize():
             values = np.transpose(value.numpy(), (2, 0, 1))
             rows.append((kind, seed, width, height, target, int(antialias), crc(image.numpy()), crc(values)))
     write("tensorflow.tsv", ("kind", "seed", "width", "height", "target", "antialias", "crc32", "values_crc32"), rows)
+
+    rows = []
+    for kind, seed, width, height, target in cases():
+        for method in ("bicubic", "lanczos3", "area", "mitchellcubic"):
+            for antialias in (True, False):
+                # big_vision/pp/proj/paligemma/robustness.py:resize_r, every method on every other case.
+                if (seed + METHODS[method] + antialias) % 2 or (method == "area" and antialias):
+                    continue
+                image = tf.constant(made(kind, seed, width, height))
+                image = tf.image.resize(image, [target, target], method=method, antialias=antialias)
+                image = tf.cast(tf.clip_by_value(image, 0, 255), tf.uint8)
+                rows.append((kind, seed, width, height, target, method, int(antialias), crc(image.numpy())))
+    write("methods.tsv", ("kind", "seed", "width", "height", "target", "method", "antialias", "crc32"), rows)
 
 
 # --- processor -------------------------------------------------------------------------------------

@@ -1,18 +1,26 @@
 //! Every verb and flag, in one place: help, man pages and completions are made from this.
 
-use crate::exit::CODES;
+use crate::{exit::CODES, frames};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
+    checkpoint::{Form, Scheme},
+    detection::Finding,
     generate::{BeamRule, Options, Sampling},
-    image::Choice,
+    image::{
+        Choice,
+        decode::{MAX_PIXELS, MAX_SIDE},
+    },
     session::SessionOptions,
+    text::{BoxScale, PixelBox},
 };
 use std::{path::PathBuf, sync::LazyLock};
 
 /// `--version`; `-V` gives its first line alone.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{}\n{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name()));
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("PALIGEMMA_COMMIT").map_or(String::new(), |commit| format!("commit {commit}, "));
+    format!("{}\n{commit}{} kernels, no CUDA", env!("CARGO_PKG_VERSION"), Isa::best().name())
+});
 
 /// What `--help` says at its end.
 static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
@@ -20,7 +28,7 @@ static AFTER_HELP: LazyLock<String> = LazyLock::new(|| {
         "Examples:\n  \
         paligemma random tiny ./tiny                                      a model to try things with\n  \
         paligemma run google/paligemma-3b-mix-224 cat.jpg 'caption en'    an answer, streamed\n  \
-        paligemma detect ./model cat.jpg cat --json                       the same as JSON\n  \
+        paligemma detect ./model cat.jpg cat -o found.png                 boxes, printed and drawn\n  \
         paligemma run --help                                              more of a verb\n\n{CODES}"
     )
 });
@@ -68,13 +76,17 @@ pub(crate) enum Verb {
         /// Image files (`-` is stdin), then the prompt.
         #[arg(required = true, num_args = 1.., value_names = ["IMAGE", "PROMPT"])]
         images_and_prompt: Vec<String>,
+        /// Allow only valid answers of a prompt `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
         choosing: Choosing,
     },
     /// Describe an image: the prompt `caption LANG`.
-    #[command(after_help = "Example:\n  paligemma caption ./model cat.jpg --lang de")]
+    #[command(after_help = "Examples:\n  paligemma caption ./model cat.jpg --lang de\n  \
+        paligemma caption ./model clip.mp4 --frames 16 --stride 9")]
     Caption(TaskArgs),
     /// Answer a question about an image: the prompt `answer LANG WORDS`.
     #[command(after_help = "Example:\n  paligemma ask ./model cat.jpg Where is the cat?")]
@@ -82,16 +94,22 @@ pub(crate) enum Verb {
     /// Read the text in an image: the prompt `ocr`.
     #[command(after_help = "Example:\n  paligemma ocr ./model receipt.png")]
     Ocr(TaskArgs),
-    /// Find things: the prompt `detect THING ; THING`. The answer is raw text with <loc> tokens.
-    #[command(after_help = "Example:\n  paligemma detect ./model cat.jpg cat 'coffee cup'")]
-    Detect(TaskArgs),
-    /// Outline things: the prompt `segment THING ; THING`. The answer is raw text with <loc> and <seg> tokens.
-    #[command(after_help = "Example:\n  paligemma segment ./model cat.jpg cat")]
-    Segment(TaskArgs),
+    /// Find things: boxes, one a line with its score, as they come. The prompt is `detect THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "detect"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
+    Detect(FindArgs),
+    /// Outline things: boxes and masks. The prompt is `segment THING ; THING`.
+    #[command(after_help = FIND_HELP.replace("VERB", "segment"), mut_arg("max_tokens", |arg| arg.default_value(FIND_TOKENS)))]
+    Segment {
+        #[command(flatten)]
+        find: FindArgs,
+        #[command(flatten)]
+        masks: MaskArgs,
+    },
     /// Answer every line of a JSONL file with the keys `image` and `prefix`.
     #[command(
         after_help = "Each line out is the line in with `answer`, `tokens` and `logprob` (EOS included) added, in place of \
-        keys so called, in the same order. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
+        keys so called, in the same order; and `detections`, where the prefix asks for things or the answer is nothing \
+        but objects, as `detect --json` has them, with `codes`, and `mask` if --vqvae is given. Images are looked for beside the JSONL file, then in the current folder; a list of images is one prompt. \
         Started again with the same -o it goes on where it stopped. Bad lines are reported by number and left out; \
         the exit code is then 3.\n\nExample:\n  paligemma predict ./model val.jsonl -o answers.jsonl --batch 4"
     )]
@@ -106,10 +124,34 @@ pub(crate) enum Verb {
         /// Prompts that are answered together.
         #[arg(long, default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
         batch: u16,
+        /// Allow only valid answers where the prefix is `detect …` or `segment …`.
+        #[arg(long)]
+        constrain: bool,
+        #[command(flatten)]
+        finding: FindingArgs,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
         #[command(flatten)]
         opening: Opening,
         #[command(flatten)]
         choosing: Choosing,
+    },
+    /// Turn mask codes into a mask, or a mask into codes, for those who make data sets.
+    #[command(after_help = "Examples:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --vqvae vae-oid.npz -o mask.png")]
+    Mask {
+        #[command(subcommand)]
+        way: MaskWay,
+    },
+    /// Check, look at and convert data sets: JSONL, tar shards, Parquet, folders.
+    #[command(after_help = "Examples:\n  \
+        paligemma data lint train.jsonl --model ./model --text-len 128\n  \
+        paligemma data preview train.jsonl -n 4\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl")]
+    Data {
+        #[command(subcommand)]
+        what: DataVerb,
     },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
@@ -122,16 +164,36 @@ pub(crate) enum Verb {
     },
     /// Convert a checkpoint: OUT ending in .npz is big_vision's format, anything else a Hugging Face folder.
     #[command(after_help = "Examples:\n  paligemma convert pt_224.npz ./paligemma-3b-pt-224\n  \
-        paligemma convert ./model model.bf16.npz --dtype bf16")]
+        paligemma convert ./model model.bf16.npz --dtype bf16\n  \
+        paligemma convert ./model ./model-int8 --dtype int8")]
     Convert {
         /// A folder, a file, a big_vision name or a Hub id.
         #[arg(value_name = "IN")]
         input: String,
         /// The npz or the folder to write.
         out: PathBuf,
-        /// The type of all tensors; each keeps its own if not given.
+        /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
-        dtype: Option<Type>,
+        dtype: Option<TypeOrScheme>,
+    },
+    /// Compare two models on the same inputs: what a quantisation or another type costs.
+    #[command(
+        after_help = "MODEL_A answers a few prompts about each picture; both then read the same tokens. Told are how often the \
+        likeliest next token is the same, the divergence KL(A||B) of the two distributions in nats, the difference of the image \
+        features and of every layer's output, as root mean square over that of A.\n\n\
+        Example:\n  paligemma drift ./model ./model-int8 --images ./pictures --json"
+    )]
+    Drift {
+        /// A folder, a file, a big_vision name or a Hub id: the model that is right.
+        model_a: String,
+        /// The model that is compared with it.
+        model_b: String,
+        /// A folder of pictures; a few drawn ones if not given.
+        #[arg(long, value_name = "DIR")]
+        images: Option<PathBuf>,
+        /// The most tokens of an answer of MODEL_A.
+        #[arg(long, short = 'n', default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        max_tokens: u16,
     },
     /// Turn text into token ids; no BOS is added. Only the tokenizer is read.
     #[command(after_help = "Example:\n  paligemma tokenize ./model 'caption en' --json")]
@@ -156,9 +218,9 @@ pub(crate) enum Verb {
         model: ModelArg,
         /// A safetensors file.
         golden: PathBuf,
-        /// The type to compute with.
-        #[arg(long, default_value = "f32")]
-        dtype: Type,
+        /// The type to compute with; if not given f32, and a quantised model as it is stored.
+        #[arg(long)]
+        dtype: Option<Type>,
         /// Use the config's sliding window, as transformers does.
         #[arg(long)]
         sliding_window: bool,
@@ -171,12 +233,55 @@ pub(crate) enum Verb {
         config: String,
         /// The folder to write.
         out: PathBuf,
-        /// The type of all tensors.
+        /// The type of all tensors, or how the matrices are quantised.
         #[arg(long, default_value = "bf16")]
-        dtype: Type,
+        dtype: TypeOrScheme,
         /// Equal seeds give equal weights.
         #[arg(long, default_value_t = 0)]
         seed: u64,
+    },
+    /// Measure a model's speed, and the machine's limits beside it.
+    #[command(
+        override_usage = "paligemma bench [OPTIONS] <MODEL>\n       paligemma bench [OPTIONS] --random <CONFIG>",
+        after_help = "Pictures and prompts are made up. A first run does not count. Times are those of the whole batch; \
+        --json gives each with its median, min and max:\n  \
+        image_encode_s   pixels to projected tokens\n  \
+        prefill_s        the language model over image and prompt, one row of logits each\n  \
+        ttft_s           the two together\n  \
+        decode_token_s   a step, which gives every answer a token\n\
+        and what the machine reads and multiplies at most meanwhile, with the fraction of it that is reached \
+        (medians of each run's own).\n\n\
+        Examples:\n  paligemma bench --random 3b-224 --table\n  \
+        paligemma bench ./model --batch 4 --json"
+    )]
+    Bench {
+        /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
+        #[arg(required_unless_present = "random", conflicts_with = "random")]
+        model: Option<String>,
+        /// Random weights of a published size (3b-224 … 2-28b-896, tiny, 2-tiny), made in memory.
+        #[arg(long, value_name = "CONFIG")]
+        random: Option<String>,
+        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16.
+        #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
+        dtype: TypeOrAuto,
+        /// Tokens of text behind each picture.
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=8192))]
+        prompt_tokens: u16,
+        /// Tokens of each answer; the first comes with the prefill.
+        #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(2..=8192))]
+        new_tokens: u16,
+        /// Prompts that are answered together.
+        #[arg(long, value_name = "N", default_value_t = 1, env = "PALIGEMMA_BATCH", value_parser = clap::value_parser!(u16).range(1..=256))]
+        batch: u16,
+        /// Runs that count.
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        repeat: u16,
+        /// Run once for each line on stdin and print each run's JSON: to take turns with another program.
+        #[arg(long, requires = "json", conflicts_with = "repeat")]
+        turns: bool,
+        /// Print a Markdown table.
+        #[arg(long, conflicts_with = "json")]
+        table: bool,
     },
     /// Download a model into the Hugging Face cache; an interrupted download goes on.
     #[command(after_help = "Example:\n  paligemma pull google/paligemma2-3b-mix-224")]
@@ -213,6 +318,316 @@ pub(crate) enum Verb {
     },
 }
 
+/// The most tokens of an answer of `detect` and `segment`: many objects, of up to some thirty tokens each.
+const FIND_TOKENS: &str = "512";
+/// What to do with data.
+#[derive(Subcommand, Debug)]
+pub(crate) enum DataVerb {
+    /// Find what is wrong with examples; each problem is a line `FILE:LINE: CHECK: WHAT`.
+    #[command(
+        after_help = "Checks: example (it cannot be read), image (missing or broken), empty-suffix, text (control \
+        tokens, line breaks or white space around it), box (out of range, inverted, no area, no object), answer (not what \
+        the prompt asks for), too-long (cut off; with --model or --tokenizer). The exit code is 3 when there is a problem.\n\n\
+        JSON: `examples`, `problems` with `place`, `check` and `what`, `counts` of each check.\n\n\
+        Example:\n  paligemma data lint train.jsonl --model ./model --text-len 128"
+    )]
+    Lint {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The model whose tokenizer counts the tokens.
+        #[arg(long)]
+        model: Option<String>,
+        /// A tokenizer file in place of a model's.
+        #[arg(long, value_name = "FILE", conflicts_with = "model")]
+        tokenizer: Option<PathBuf>,
+        /// The most tokens of a text: BOS, prefix, line break and suffix.
+        #[arg(long, value_name = "N", default_value_t = 128)]
+        text_len: usize,
+        /// Do not decode pictures; only look whether they are there.
+        #[arg(long)]
+        no_images: bool,
+    },
+    /// Show examples: texts on stdout and, with -o, pictures with their boxes and masks on a contact sheet.
+    #[command(
+        after_help = "Boxes and masks are those of the suffix, or of the prefix of a grounded caption; masks need \
+        --vqvae. SHEET must not exist.\n\n\
+        JSON: `examples`, each with `place`, `images` (sizes), `prefix`, `suffix`, `suffixes` (how many there are) and \
+        `objects` (label, box in pixels, whether it has a mask); `bad`, places of examples that cannot be read; `sheet`.\n\n\
+        Example:\n  paligemma data preview train.jsonl -n 12 --seed 0 -o sheet.png"
+    )]
+    Preview {
+        #[command(flatten)]
+        data: DataArgs,
+        /// How many examples.
+        #[arg(long, short, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        number: u16,
+        /// Draw them at random, as training with this seed does; the first ones if not given.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// The contact sheet to write.
+        #[arg(long, short, value_name = "SHEET.png")]
+        output: Option<PathBuf>,
+        /// Pictures in a row of the sheet.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=20))]
+        columns: u16,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+    /// Make JSONL of other programs' boxes and masks, to be used with the folder of the pictures.
+    #[command(
+        after_help = "IN is, for coco and lvis, the JSON of the annotations; for yolo, the folder of the label files \
+        (--images and --names are needed); for voc, the folder of the XML files, or one; for masks, a folder with a folder of \
+        PNGs for each label: MASKS/cat/0007.png is a cat on IMAGES/0007.jpg, MASKS/cat/0007.2.png a second one.\n\n\
+        Each line has `image`, as the annotations name it, `prefix`, as `detect cat ; dog`, and `suffix`, as \
+        `<loc0100><loc0200><loc0300><loc0400> cat ; …` (y_min, x_min, y_max, x_max in 1/1023 of the picture; for \
+        --task segment with 16 `<seg…>`). Crowds and boxes without area are left out and counted. OUT must not exist.\n\n\
+        JSON: `path`, `lines`, `objects`, `pictures_without_objects`, `crowds`, `no_area`.\n\n\
+        Examples:\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl\n  \
+        paligemma data convert coco instances_val2017.json val.jsonl --task segment --vqvae vae-oid.npz\n  \
+        paligemma data convert yolo labels/train train.jsonl --images images/train --names data.yaml"
+    )]
+    Convert {
+        /// Whose annotations.
+        from: Annotations,
+        /// The annotations.
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// The JSONL to write.
+        out: PathBuf,
+        /// What the examples ask for; masks give masks, the others boxes, if not given.
+        #[arg(long)]
+        task: Option<TaskArg>,
+        /// Whether a line asks for all things on a picture, or for one.
+        #[arg(long, default_value = "picture")]
+        group: GroupArg,
+        /// The folder of the pictures (yolo, masks).
+        #[arg(long, value_name = "FOLDER")]
+        images: Option<PathBuf>,
+        /// The names of the classes: a data.yaml, or a text file of a name a line (yolo).
+        #[arg(long, value_name = "FILE")]
+        names: Option<PathBuf>,
+        /// Write `_` in labels as a space.
+        #[arg(long)]
+        spaces: bool,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+}
+
+/// Examples and how to read them.
+#[derive(Group, Debug)]
+pub(crate) struct DataArgs {
+    /// JSONL, tar or Parquet files, or folders; `*` in a file's name stands for anything.
+    #[arg(required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Where the pictures are that the data name by a path; beside the data if not given.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) image_dir: Option<PathBuf>,
+    /// The field of the pictures; in tars and folders an ending of files, or all pictures.
+    #[arg(long, value_name = "FIELD", default_value = "image")]
+    pub(crate) image: String,
+    /// The prefix, with fields in braces: 'answer en {question}'.
+    #[arg(long, value_name = "TEMPLATE", default_value = "{prefix}")]
+    pub(crate) prefix: String,
+    /// The suffix, with fields in braces; a list gives several.
+    #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
+    pub(crate) suffix: String,
+}
+
+/// Whose annotations.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Annotations {
+    Coco,
+    Lvis,
+    Yolo,
+    Voc,
+    Masks,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TaskArg {
+    Detect,
+    Segment,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupArg {
+    Picture,
+    Thing,
+}
+
+/// What `detect` and `segment` say at the end of their help.
+const FIND_HELP: &str = "Each line is the score, the box x0,y0,x1,y1 in pixels, and the label, with tabs between; the \
+    image's name stands first where there are several. With --json one object an image: `detections`, each with `label`, \
+    `box`, `score` and, of segment, `mask`; `malformed`, what was no object; and the keys of `run --json`. The score is \
+    the model's probability that there is an object, that it is here, and that it is called so.\n\nExamples:\n  \
+    paligemma VERB ./model cat.jpg cat 'coffee cup' -o found.png\n  \
+    paligemma VERB ./model 'shots/*.jpg' cat --json --threshold 0.3";
+
+#[derive(Group, Debug)]
+pub(crate) struct FindArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// An image file, a folder of them, a quoted pattern ('shots/*.jpg'), or `-` for stdin.
+    pub(crate) image: String,
+    /// What to find; `;` separates things too.
+    #[arg(value_name = "THING")]
+    pub(crate) things: Vec<String>,
+    /// Draw what was found on the image, as PNG; a folder for several images.
+    #[arg(long, short, value_name = "PICTURE.png")]
+    pub(crate) output: Option<PathBuf>,
+    /// Let the model say anything, not only valid answers about the things asked for.
+    #[arg(long, env = "PALIGEMMA_FREE", value_parser = FalseyValueParser::new())]
+    pub(crate) free: bool,
+    /// Allow only valid answers: the default here.
+    #[arg(long, conflicts_with = "free")]
+    constrain: bool,
+    #[command(flatten)]
+    pub(crate) finding: FindingArgs,
+    /// Taken as the other tasks take it, and without effect: the prompts of finding name no language.
+    #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
+    lang: String,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+    #[command(flatten)]
+    pub(crate) choosing: Choosing,
+}
+
+/// What becomes of the objects of an answer.
+#[derive(Group, Debug)]
+pub(crate) struct FindingArgs {
+    /// Leave out objects of a lower score.
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        env = "PALIGEMMA_THRESHOLD"
+    )]
+    threshold: f32,
+    /// Of two of one label that overlap more than this, leave out the one of the lower score.
+    #[arg(long, value_name = "IOU", allow_negative_numbers = true, env = "PALIGEMMA_NMS")]
+    nms: Option<f32>,
+    /// Take the mean of the locations around each chosen one, which is finer than a bin.
+    #[arg(long, env = "PALIGEMMA_EXPECTED", value_parser = FalseyValueParser::new())]
+    expected: bool,
+    /// What a bin is divided by: 1023 as big_vision does, or 1024 as many demos do.
+    #[arg(long, default_value = "1023", env = "PALIGEMMA_BOX_SCALE")]
+    box_scale: BoxScaleArg,
+}
+
+impl FindingArgs {
+    pub(crate) fn finding(&self) -> Finding {
+        let scale = match self.box_scale {
+            BoxScaleArg::Reference => BoxScale::Reference,
+            BoxScaleArg::Demos => BoxScale::Demos,
+        };
+        Finding { scale, expected: self.expected, threshold: self.threshold, nms: self.nms }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum BoxScaleArg {
+    #[value(name = "1023")]
+    Reference,
+    #[value(name = "1024")]
+    Demos,
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct MaskArgs {
+    #[command(flatten)]
+    pub(crate) vqvae: VqVaeArg,
+    /// Write each mask into this folder as PNG, white on black, as large as the image.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) masks: Option<PathBuf>,
+    /// What JSON has of a mask: COCO's compressed run lengths, polygons, or a PNG in base64.
+    #[arg(long, default_value = "rle", env = "PALIGEMMA_MASK_FORMAT")]
+    pub(crate) mask_format: MaskFormat,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum MaskFormat {
+    Rle,
+    Polygons,
+    Png,
+}
+
+/// Which way between masks and codes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum MaskWay {
+    /// Turn sixteen codes into a mask: printed, or written as PNG with -o.
+    #[command(
+        after_help = "JSON: `codes`; `values`, the decoder's 64 rows of 64 numbers, mask where above 0; `rle`, \
+        the mask as COCO's run lengths.\n\nExample:\n  \
+        paligemma mask decode 5,0,127,9,5,0,127,9,5,0,127,9,5,0,127,9 --box 10,20,200,150 --size 640x480 -o mask.png"
+    )]
+    Decode {
+        /// Sixteen numbers from 0 to 127 with commas between them, or the text <seg005><seg000>…
+        #[arg(value_name = "CODE,…")]
+        codes: String,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// Where on a picture the mask belongs, in pixels; without it the mask is 64x64.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, requires = "size", allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+        /// The size of that picture.
+        #[arg(long, value_name = "WxH", value_parser = size, requires = "pixels")]
+        size: Option<Size>,
+        /// The PNG to write, white on black.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Turn a mask into sixteen codes, printed as <seg…> text, after the <loc…> of its box if one is given.
+    #[command(after_help = "JSON: `codes`, and the `text`.\n\nExample:\n  \
+        paligemma mask encode mask.png --box 10,20,200,150 --vqvae vae-oid.npz")]
+    Encode {
+        /// A grey picture, white where the object is.
+        mask: PathBuf,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+        /// The object's box in pixels; the whole picture if not given.
+        #[arg(long = "box", value_name = "X0,Y0,X1,Y1", value_parser = pixel_box, allow_hyphen_values = true)]
+        pixels: Option<PixelBox>,
+    },
+}
+
+/// Which model of masks.
+#[derive(Group, Debug)]
+pub(crate) struct VqVaeArg {
+    /// The masks' model: Google's vae-oid.npz, or a safetensors of its tensors.
+    #[arg(long, value_name = "FILE", env = "PALIGEMMA_VQVAE")]
+    pub(crate) vqvae: Option<PathBuf>,
+}
+
+/// The size of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let sides = text.split_once(['x', '×']).and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    let Some((width, height)) = sides else { return Err("a size is like 640x480".into()) };
+    if !(1..=MAX_SIDE).contains(&width) || !(1..=MAX_SIDE).contains(&height) {
+        return Err(format!("each side is from 1 to {MAX_SIDE}"));
+    }
+    if (width * height) as u64 > MAX_PIXELS {
+        return Err(format!("it has over {MAX_PIXELS} pixels"));
+    }
+    Ok(Size { width, height })
+}
+
+fn pixel_box(text: &str) -> Result<PixelBox, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[x0, y0, x1, y1]) if x0 < x1 && y0 < y1 => Ok([x0, y0, x1, y1]),
+        _ => Err("a box is X0,Y0,X1,Y1 with X0 below X1 and Y0 below Y1".into()),
+    }
+}
+
 #[derive(Group, Debug)]
 pub(crate) struct ModelArg {
     /// A folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-mix-224, @revision).
@@ -223,10 +638,16 @@ pub(crate) struct ModelArg {
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// An image file; `-` is stdin.
+    /// An image file, `-` for stdin, a folder of frames, or a video, which ffmpeg reads.
     pub(crate) image: String,
-    /// The question, or the things.
+    /// The question.
     pub(crate) words: Vec<String>,
+    /// Frames of a folder or a video that are looked at.
+    #[arg(long, default_value_t = 16, value_name = "N", env = "PALIGEMMA_FRAMES", value_parser = clap::value_parser!(u16).range(1..=64))]
+    frames: u16,
+    /// Take one frame of so many, from the first on: the paper's tasks have 7 (VATEX) to 70 (ActivityNet).
+    #[arg(long, default_value_t = 9, value_name = "N", env = "PALIGEMMA_STRIDE", value_parser = clap::value_parser!(u32).range(1..))]
+    stride: u32,
     /// The language of the answer.
     #[arg(long, default_value = "en", env = "PALIGEMMA_LANG")]
     pub(crate) lang: String,
@@ -236,10 +657,16 @@ pub(crate) struct TaskArgs {
     pub(crate) choosing: Choosing,
 }
 
+impl TaskArgs {
+    pub(crate) fn sampling(&self) -> frames::Sampling {
+        frames::Sampling { frames: self.frames.into(), stride: self.stride as usize }
+    }
+}
+
 /// How a model is opened.
 #[derive(Group, Debug)]
 pub(crate) struct Opening {
-    /// The weights' type; auto leaves them as they are stored.
+    /// The weights' type; auto leaves them as they are stored, another makes plain numbers of quantised ones.
     #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
     dtype: TypeOrAuto,
     /// How pictures become pixels: as big_vision does, as transformers does, or as the checkpoint's format says.
@@ -346,7 +773,28 @@ impl From<Type> for DType {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
-enum TypeOrAuto {
+pub(crate) enum TypeOrScheme {
+    F32,
+    Bf16,
+    F16,
+    Int8,
+    Int4,
+}
+
+impl From<TypeOrScheme> for Form {
+    fn from(form: TypeOrScheme) -> Form {
+        match form {
+            TypeOrScheme::F32 => DType::F32.into(),
+            TypeOrScheme::Bf16 => DType::BF16.into(),
+            TypeOrScheme::F16 => DType::F16.into(),
+            TypeOrScheme::Int8 => Scheme::Int8.into(),
+            TypeOrScheme::Int4 => Scheme::Int4.into(),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum TypeOrAuto {
     Auto,
     F32,
     Bf16,

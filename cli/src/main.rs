@@ -4,6 +4,7 @@
 
 mod args;
 mod exit;
+mod frames;
 mod open;
 mod output;
 mod verbs;

@@ -47,8 +47,9 @@ impl Drop for Heeding {
     }
 }
 
-/// Ctrl-C asks work that heeds it to stop; a second one, or one during other work, ends the process. Files that
-/// were being written then stay under their unfinished names, which the next run takes over.
+/// Ctrl-C asks work that heeds it to stop and to leave nothing half-written; a second one, or one during other work,
+/// ends the process at once. Files that were being written then stay under their unfinished names, which the next run
+/// takes over.
 #[allow(clippy::exit, reason = "the user asked for it")]
 pub(crate) fn watch_ctrl_c() {
     // Without a handler Ctrl-C ends the process at once, which is acceptable too.
@@ -85,7 +86,7 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
     if !Path::new(name).exists() {
         note(args.quiet, &location);
     }
-    Session::open(&location.path, options).map_err(|e| {
+    let session = Session::open(&location.path, options).map_err(|e| {
         // No published model was trained on more; the answer's length is what asks for the memory.
         let is_long = options.text_tokens > 8192;
         if is_long && e.kind() == Kind::Resource {
@@ -93,11 +94,17 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
         } else {
             e
         }
-    })
+    })?;
+    if let Some(scheme) = session.dequantised() {
+        note(args.quiet, format_args!("the weights are {scheme}; --dtype makes plain numbers of them"));
+    }
+    Ok(session)
 }
 
-/// Sets the number of threads for everything that follows.
-pub(crate) fn set_threads(args: &Args) -> Result<()> {
+/// Sets the instruction set, the number of threads and the ways of memory for everything that follows.
+pub(crate) fn set_up_machine(args: &Args) -> Result<()> {
+    paligemma::Isa::chosen().map_err(|e| Error::usage(e.to_string()))?;
+    paligemma::keep_freed_memory();
     let Some(threads) = args.threads else { return Ok(()) };
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.into())

@@ -3,8 +3,10 @@
 use paligemma::{Error, checkpoint::hub::Progress};
 use serde::Serialize;
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
     ops::ControlFlow,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -24,6 +26,18 @@ pub(crate) fn print_line(text: impl std::fmt::Display) -> anyhow::Result<()> {
 pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| Error::io("stdout", e).into())
+}
+
+/// Writes a file whole or not at all, in place of one of that name.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> paligemma::Result<()> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = Path::new(&unfinished);
+    fs::write(unfinished, bytes).and_then(|()| fs::rename(unfinished, path)).map_err(|e| {
+        // Best effort: the error that matters is the first.
+        let _ = fs::remove_file(unfinished);
+        Error::io(path, e)
+    })
 }
 
 /// A line on stderr unless `quiet`.
@@ -71,7 +85,8 @@ impl Meter {
         Meter { bar, quiet, what, last: Instant::now() }
     }
 
-    pub(crate) fn at(&mut self, done: u64, total: u64) {
+    /// Tells how far the job is; hears Ctrl-C.
+    pub(crate) fn at(&mut self, done: u64, total: u64) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
@@ -80,12 +95,13 @@ impl Meter {
             let percent = 100.0 * done as f64 / total.max(1) as f64;
             note(self.quiet, format_args!("{} {} of {}  {percent:.0}%", self.what, size(done), size(total)));
         }
+        go_on()
     }
 
     /// The same for what a download tells.
     pub(crate) fn hear(&mut self, progress: Progress<'_>) -> ControlFlow<()> {
         match progress {
-            Progress::Bytes { done, total, .. } => self.at(done, total),
+            Progress::Bytes { done, total, .. } => return self.at(done, total),
             Progress::Waiting { file } => {
                 if self.last.elapsed() > Duration::from_secs(10) {
                     self.last = Instant::now();
@@ -96,8 +112,12 @@ impl Meter {
                 note(self.quiet, format_args!("{why}; trying again in {:.0} s", wait.as_secs_f64()));
             }
         }
-        if crate::open::is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on()
     }
+}
+
+fn go_on() -> ControlFlow<()> {
+    if crate::open::is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 impl Drop for Meter {

@@ -4,15 +4,20 @@
 //! which stands in `ARCHITECTURE.md`, and a test holds it.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
+pub mod detection;
+pub mod drift;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
-pub use paligemma_tensor::{DType, Isa, peak_rss};
+pub use paligemma_tensor::{DType, Isa, keep_freed_memory, peak_rss};

@@ -2,23 +2,24 @@
 
 use crate::{
     Error, Kind, Result,
-    checkpoint::{Checkpoint, Format},
+    checkpoint::{Checkpoint, Format, Scheme, dequantise},
+    detection::{Detection, Finding, Found, Reader, grammar},
     generate::{Answer, FinishReason, Generator, Options, Prompt, Timings},
     image::{Choice, Picture, Preprocess, decode_as, decode_file_as, pixel_values},
     model::{PaliGemma, Weights},
-    text::{DecodeStream, Tokenizer, prompt_ids},
+    text::{Asked, DecodeStream, Tokenizer, prompt_ids},
 };
-use paligemma_tensor::{DType, Tensor};
+use paligemma_tensor::{DType, Parameter, Tensor};
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 /// What may be chosen when a model is opened.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// The weights' type; `None` leaves each tensor as it is stored.
+    /// The weights' type; `None` leaves each tensor as it is stored, quantised or not.
     pub dtype: Option<DType>,
     /// How pictures become pixel values.
     pub preprocess: Choice,
@@ -58,6 +59,7 @@ pub struct Session {
     tokenizer: Tokenizer,
     preprocess: Preprocess,
     eos: u32,
+    dequantised: Option<Scheme>,
 }
 
 /// An answer as text.
@@ -69,7 +71,8 @@ pub struct Reply {
     pub answer: Answer,
 }
 
-/// The weights of a checkpoint as a model, each tensor as `dtype` or as it is stored.
+/// The weights of a checkpoint as a model, each tensor as `dtype` or as it is stored; a `dtype` makes plain numbers of
+/// quantised ones.
 ///
 /// # Errors
 /// `Kind::Resource` if the machine cannot hold it (nothing is read then); a broken tensor.
@@ -87,8 +90,11 @@ pub fn load_model(
     let config = checkpoint.config();
     config.memory_needed(weights, image_tokens, text_tokens, batch).check_available()?;
     let mut get = |name: &str| {
-        let tensor = checkpoint.tensor(name)?;
-        Ok(dtype.map_or_else(|| tensor.clone(), |dtype| tensor.cast(dtype)).into())
+        let weight = checkpoint.weight(name)?;
+        Ok(Parameter::from(match dtype {
+            Some(dtype) => dequantise(&weight, dtype).into(),
+            None => weight,
+        }))
     };
     PaliGemma::load(config, &mut Weights::new(&mut get))
 }
@@ -122,7 +128,13 @@ impl Session {
         let image_tokens = options.images.max(1) * vision.num_tokens();
         let model = load_model(&checkpoint, options.dtype, image_tokens, options.text_tokens, options.batch)?
             .with_sliding_window(options.sliding_window);
-        Ok(Session { model, tokenizer, preprocess, eos })
+        let dequantised = options.dtype.and(checkpoint.scheme());
+        Ok(Session { model, tokenizer, preprocess, eos, dequantised })
+    }
+
+    /// The scheme of the stored weights, if a dtype was asked for and made plain numbers of them.
+    pub fn dequantised(&self) -> Option<Scheme> {
+        self.dequantised
     }
 
     /// The model.
@@ -168,7 +180,52 @@ impl Session {
         Ok(Prompt {
             pixels: Tensor::from_f32(pixels, &[pictures.len(), 3, side, side]),
             ids: prompt_ids(&self.tokenizer, prefix)?,
+            grammar: None,
         })
+    }
+
+    /// The prompt, its answer constrained to what was asked for: boxes, and masks if `asked` says so, of its things.
+    ///
+    /// # Errors
+    /// Those of [`grammar`].
+    pub fn constrained(&self, prompt: Prompt, asked: &Asked<'_>) -> Result<Prompt> {
+        Ok(Prompt { grammar: Some(Arc::new(grammar(&self.tokenizer, asked)?)), ..prompt })
+    }
+
+    /// Answers a prompt with objects, in a picture of `size` (width, height). `on_object` hears of each as it is
+    /// complete.
+    ///
+    /// # Errors
+    /// Those of [`Generator::run`]; a value of `finding` that means nothing.
+    pub fn find(
+        &self,
+        prompt: &Prompt,
+        size: (usize, usize),
+        options: &Options,
+        finding: &Finding,
+        cancel: Option<&AtomicBool>,
+        on_object: &mut dyn FnMut(&Detection),
+    ) -> Result<(Found, Reply, Timings)> {
+        finding.check()?;
+        let mut reader = Reader::new(&self.tokenizer, size, *finding);
+        let prompts = std::slice::from_ref(prompt);
+        let (mut answers, timings) = self.generator(cancel).run_steps(prompts, options, &mut |step| {
+            reader.push(step, on_object);
+            ControlFlow::Continue(())
+        })?;
+        let found = reader.finish(on_object);
+        let answer = answers.pop().ok_or_else(|| Error::model("no answer"))?;
+        Ok((found, Reply { text: self.tokenizer.decode(&answer.tokens), answer }, timings))
+    }
+
+    fn generator<'a>(&'a self, cancel: Option<&'a AtomicBool>) -> Generator<'a> {
+        // A tokenizer whose locations do not follow each other has answers, but no scores.
+        let locations = self.tokenizer.locations().unwrap_or(0..0);
+        let generator = Generator::new(&self.model, self.eos).watching(locations);
+        match cancel {
+            Some(cancel) => generator.cancelled_by(cancel),
+            None => generator,
+        }
     }
 
     /// Answers all prompts, in their order. `on_text(row, text)` hears each row's text as it comes, never half a
@@ -193,11 +250,7 @@ impl Session {
         }
         let mut texts: Vec<RowText<'_>> =
             prompts.iter().map(|_| RowText::new(self.tokenizer.decode_stream(), stops)).collect();
-        let mut generator = Generator::new(&self.model, self.eos);
-        if let Some(cancel) = cancel {
-            generator = generator.cancelled_by(cancel);
-        }
-        let (answers, timings) = generator.run(prompts, options, &mut |row, id, _| {
+        let (answers, timings) = self.generator(cancel).run(prompts, options, &mut |row, id, _| {
             let (new, stopped) = texts[row].push(id);
             if !new.is_empty() {
                 on_text(row, &new);

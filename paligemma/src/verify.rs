@@ -8,12 +8,12 @@
 
 use crate::{
     Error, Kind, Result,
-    checkpoint::{Checkpoint, canonical, names, safetensors},
+    checkpoint::{Checkpoint, canonical, dequantise, names, safetensors},
     config::Config,
     model::{PaliGemma, Part, Pass, Sequence, Turn, Weights, mean_loss},
 };
 use ::safetensors::Dtype;
-use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value};
+use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value, Weight};
 use std::{collections::BTreeMap, path::Path};
 
 /// One output of the golden beside ours.
@@ -54,7 +54,7 @@ impl Verdict {
 pub fn default_tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-4,
-        DType::BF16 | DType::F16 => 2e-2,
+        DType::BF16 | DType::F16 | DType::U8 => 2e-2,
     }
 }
 
@@ -125,20 +125,25 @@ impl Golden {
         self.numbers.keys().any(|key| key.starts_with("grad/"))
     }
 
-    /// The checkpoint as a model of `dtype` that can be checked against this golden, gradients included.
+    /// The checkpoint as a model that can be checked against this golden, gradients included: each tensor as `dtype`, or as
+    /// it is stored.
     ///
     /// # Errors
     /// `Kind::Resource` if the machine cannot hold it and its gradients; a broken tensor.
-    pub fn load_model(&self, checkpoint: &Checkpoint, dtype: DType) -> Result<PaliGemma> {
+    pub fn load_model(&self, checkpoint: &Checkpoint, dtype: Option<DType>) -> Result<PaliGemma> {
         let config = checkpoint.config();
         let (images, text) = self.num_tokens();
-        let mut bytes = checkpoint.num_parameters() * dtype.size() as u64;
+        let mut bytes =
+            dtype.map_or(checkpoint.num_bytes(), |dtype| checkpoint.num_parameters() * dtype.size() as u64);
         if self.has_gradients() {
             bytes += checkpoint.num_parameters() * DType::F32.size() as u64;
         }
         let image_tokens = images * config.vision.num_tokens();
         config.memory_needed(bytes, image_tokens, text, 1).check_available()?;
-        load_wanting_gradients(config, &mut |name| Ok(checkpoint.tensor(name)?.cast(dtype)))
+        load_wanting_gradients(config, &mut |name| {
+            let weight = checkpoint.weight(name)?;
+            Ok(dtype.map_or_else(|| weight.clone(), |dtype| dequantise(&weight, dtype).into()))
+        })
     }
 
     /// An integer input `[1, T]`, as a row.
@@ -208,25 +213,28 @@ impl Example {
     }
 }
 
-/// The model of `config` with the weights that `tensor` gives by name, the gradient of each of which is wanted.
+/// The model of `config` with the weights that `weight` gives by name, the gradient of each plain one of which is wanted.
 ///
 /// # Errors
 /// A missing tensor or one of another shape.
 pub fn load_wanting_gradients(
     config: &Config,
-    tensor: &mut dyn FnMut(&str) -> Result<Tensor>,
+    weight: &mut dyn FnMut(&str) -> Result<Weight>,
 ) -> Result<PaliGemma> {
     let ids: BTreeMap<String, usize> =
         names::tensors(config, false).into_iter().enumerate().map(|(id, named)| (named.name, id)).collect();
     let mut get = |name: &str| {
-        let tensor = tensor(name)?;
-        Ok(ids.get(name).map_or_else(|| tensor.clone().into(), |&id| Parameter::wanted(tensor.clone(), id)))
+        Ok(match (weight(name)?, ids.get(name)) {
+            (Weight::Plain(tensor), Some(&id)) => Parameter::wanted(tensor, id),
+            (weight, _) => weight.into(),
+        })
     };
     PaliGemma::load(config, &mut Weights::new(&mut get))
 }
 
-/// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance. A golden with
-/// gradients needs a model that [`Golden::load_model`] or [`load_wanting_gradients`] made.
+/// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance: U8
+/// stands for quantised weights. A golden with gradients needs a model that [`Golden::load_model`] or
+/// [`load_wanting_gradients`] made; of quantised weights no gradients are compared.
 ///
 /// # Errors
 /// A golden that is not for this model: other shapes, other image tokens, ids beyond the table.

@@ -8,7 +8,7 @@
 //! Legend: T queries, S keys, N query heads, K key heads, G = N/K, H head size, R rows of a strip (positions times G).
 
 use crate::{
-    Isa, Mask, Rows, Segment, Tensor, attention,
+    DType, Isa, KeyValues, Mask, Segment, Tensor, attention,
     isa::multiversion,
     lane::Lane,
     math::exp_slice,
@@ -32,52 +32,61 @@ const TASKS: usize = 8;
 /// Widths are padded to this many numbers, the lanes of the widest instruction set.
 const LANES: usize = 16;
 
+/// How scores are made, and what is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionRule {
+    /// Multiplies every score.
+    pub scale: f32,
+    /// Soft cap on the scores.
+    pub softcap: Option<f32>,
+    /// What keys and values are kept as, as in [`KeyValues::new`].
+    pub dtype: DType,
+}
+
 /// [`attention`] of whole sequences: `q_tnh` `[T, N, H]`, `k_tkh` and `v_tkh` `[T, K, H]`, all f32 → `[T, N·H]`.
 pub fn attention_whole(
     q_tnh: &Tensor,
     k_tkh: &Tensor,
     v_tkh: &Tensor,
     spans: &[Span],
-    scale: f32,
-    softcap: Option<f32>,
+    rule: AttentionRule,
 ) -> Tensor {
-    let parts: Vec<(Tensor, Tensor)> = spans
+    let (heads, h) = (k_tkh.shape()[1], k_tkh.shape()[2]);
+    let all: Vec<KeyValues> = spans
         .iter()
         .map(|span| {
             let rows = |x: &Tensor| x.rows(span.rows.start, span.rows.end);
-            (rows(k_tkh), rows(v_tkh))
+            let mut key_values = KeyValues::new(heads, h, rule.dtype);
+            key_values.append(&rows(k_tkh), &rows(v_tkh));
+            key_values
         })
         .collect();
     let segments: Vec<Segment<'_>> = spans
         .iter()
-        .zip(&parts)
-        .map(|(span, (k, v))| Segment {
+        .zip(&all)
+        .map(|(span, key_values)| Segment {
             queries: span.rows.clone(),
             first_position: 0,
-            keys: Rows::of(k),
-            values: Rows::of(v),
+            key_values,
             mask: span.mask,
         })
         .collect();
-    attention(q_tnh, &segments, k_tkh.shape()[1], scale, softcap)
+    attention(q_tnh, &segments, rule.scale, rule.softcap)
 }
 
-/// The gradients of [`attention_whole`] by q, k and v, given its result `y` and that result's gradient, both `[T, N·H]`.
-#[allow(clippy::too_many_arguments, reason = "the operation's inputs, its result and the gradient of it")]
+/// The gradients of [`attention_whole`] by q, k and v, given the gradient of its result, `dy` `[T, N·H]`.
 pub fn attention_backward(
     q_tnh: &Tensor,
     k_tkh: &Tensor,
     v_tkh: &Tensor,
     spans: &[Span],
-    scale: f32,
-    softcap: Option<f32>,
-    y: &Tensor,
+    rule: AttentionRule,
     dy: &Tensor,
 ) -> [Tensor; 3] {
     let (&[t, n, h], num_key_heads) = (q_tnh.shape(), k_tkh.shape()[1]) else {
         panic!("attention of {q_tnh:?}");
     };
-    assert!(n.is_multiple_of(num_key_heads) && y.len() == t * n * h && dy.len() == t * n * h);
+    assert!(n.is_multiple_of(num_key_heads) && dy.len() == t * n * h);
     let (mut dq, mut dk, mut dv) =
         (vec![0.0; t * n * h], vec![0.0; t * num_key_heads * h], vec![0.0; t * num_key_heads * h]);
     let head = Head {
@@ -85,13 +94,12 @@ pub fn attention_backward(
         q: q_tnh.as_f32(),
         k: k_tkh.as_f32(),
         v: v_tkh.as_f32(),
-        y: y.as_f32(),
         dy: dy.as_f32(),
         group: n / num_key_heads,
         num_key_heads,
         h,
-        scale,
-        softcap,
+        scale: rule.scale,
+        softcap: rule.softcap,
     };
     let positions_per_strip = (STRIP / head.group).max(1);
     let tasks_per_head = TASKS.div_ceil(num_key_heads);
@@ -139,7 +147,6 @@ struct Head<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    y: &'a [f32],
     dy: &'a [f32],
     group: usize,
     num_key_heads: usize,
@@ -158,7 +165,7 @@ impl Head<'_> {
         span: &Span,
         positions: Range<usize>,
         positions_per_strip: usize,
-        dq: &Shared<'_>,
+        dq: &Shared<'_, f32>,
         dk: &mut [f32],
         dv: &mut [f32],
     ) {
@@ -188,14 +195,12 @@ impl Head<'_> {
             let mut q_rh = vec![0.0; rows * width];
             let mut dy_rh = vec![0.0; rows * width];
             let (mut q_hr, mut dy_hr) = (vec![0.0; h * padded], vec![0.0; h * padded]);
-            let mut along = vec![0.0; padded];
             for r in 0..rows {
                 let at = place(r);
                 for i in 0..h {
                     let (q, dy) = (self.q[at + i] * self.scale, self.dy[at + i]);
                     (q_rh[r * width + i], dy_rh[r * width + i]) = (q, dy);
                     (q_hr[i * padded + r], dy_hr[i * padded + r]) = (q, dy);
-                    along[r] += dy * self.y[at + i];
                 }
             }
             // scores[j, r] = k_j·q_r, then probabilities; slopes[j, r] = v_j·dy_r, then the gradient of the scores.
@@ -226,9 +231,16 @@ impl Head<'_> {
                 inverse.iter_mut().zip(row).for_each(|(sum, p)| *sum += p);
             }
             inverse.iter_mut().for_each(|sum| *sum = 1.0 / *sum);
-            for (scores, slopes) in scores.chunks_mut(padded).zip(slopes.chunks_mut(padded)) {
+            // Σ_j p_j · slope_j, of these very probabilities: what is added to all scores of a query alike then has no gradient.
+            let mut along = vec![0.0; padded];
+            for (scores, slopes) in scores.chunks_mut(padded).zip(slopes.chunks(padded)) {
                 for r in 0..padded {
                     scores[r] *= inverse[r];
+                    along[r] += scores[r] * slopes[r];
+                }
+            }
+            for (scores, slopes) in scores.chunks(padded).zip(slopes.chunks_mut(padded)) {
+                for r in 0..padded {
                     slopes[r] = scores[r] * (slopes[r] - along[r]);
                 }
             }
@@ -353,9 +365,9 @@ mod tests {
         let q = random(1, &[t, key_heads * group, h]);
         let (k, v) = (random(2, &[t, key_heads, h]), random(3, &[t, key_heads, h]));
         let dy = random(4, &[t, key_heads * group * h]);
-        let scale = 1.5 / (h as f32).sqrt();
-        let f = |q: &Tensor, k: &Tensor, v: &Tensor| attention_whole(q, k, v, spans, scale, softcap);
-        let [dq, dk, dv] = attention_backward(&q, &k, &v, spans, scale, softcap, &f(&q, &k, &v), &dy);
+        let rule = AttentionRule { scale: 1.5 / (h as f32).sqrt(), softcap, dtype: DType::F32 };
+        let f = |q: &Tensor, k: &Tensor, v: &Tensor| attention_whole(q, k, v, spans, rule);
+        let [dq, dk, dv] = attention_backward(&q, &k, &v, spans, rule, &dy);
         check_gradient("q", &q, &dq, &dy, |q| f(q, &k, &v));
         check_gradient("k", &k, &dk, &dy, |k| f(&q, k, &v));
         check_gradient("v", &v, &dv, &dy, |v| f(&q, &k, v));
@@ -380,10 +392,8 @@ mod tests {
         let spans = [span(0..100, 30, None), span(100..300, 50, Some(64))];
         let (q, k, v) = (random(1, &[300, 4, 24]), random(2, &[300, 2, 24]), random(3, &[300, 2, 24]));
         let dy = random(4, &[300, 96]);
-        let run = || {
-            let y = attention_whole(&q, &k, &v, &spans, 0.2, Some(5.0));
-            attention_backward(&q, &k, &v, &spans, 0.2, Some(5.0), &y, &dy)
-        };
+        let rule = AttentionRule { scale: 0.2, softcap: Some(5.0), dtype: DType::F32 };
+        let run = || attention_backward(&q, &k, &v, &spans, rule, &dy);
         let all = run();
         for threads in [1, 2, 5] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -23,7 +23,7 @@ pub struct SigmoidContrastive {
 pub fn sigmoid_contrastive(x_bd: &Tensor, y_bd: &Tensor, temperature: f32, bias: f32) -> SigmoidContrastive {
     let b = x_bd.shape()[0];
     assert_eq!(x_bd.shape(), y_bd.shape());
-    let mut products = linear(x_bd, y_bd, Epilogue::default());
+    let mut products = linear(x_bd, &y_bd.clone().into(), Epilogue::default());
     let (mut loss, mut dtemperature, mut dbias) = (0.0, 0.0, 0.0);
     for (at, product) in products.as_f32_mut().iter_mut().enumerate() {
         let sign = if at / b == at % b { 1.0 } else { -1.0 };
@@ -37,7 +37,7 @@ pub fn sigmoid_contrastive(x_bd: &Tensor, y_bd: &Tensor, temperature: f32, bias:
     }
     SigmoidContrastive {
         loss: loss / b as f64,
-        dx: input_gradient(&products, y_bd),
+        dx: input_gradient(&products, &y_bd.clone().into()),
         dy: weight_gradient(&products, x_bd, DType::F32),
         dtemperature,
         dbias,

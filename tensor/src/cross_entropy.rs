@@ -7,7 +7,7 @@
 //! Legend: T rows, D width, V rows of the table.
 
 use crate::{
-    DType, Epilogue, Isa, Tensor, add_input_gradient, add_weight_gradient, linear,
+    Epilogue, Isa, Tensor, Weight, add_input_gradient, add_weight_gradient, gradient_dtype, linear,
     math::{exp_slice, softcap_slice},
 };
 use rayon::prelude::*;
@@ -46,23 +46,23 @@ pub struct CrossEntropy {
 }
 
 /// Bytes of logits that are held at a time, roughly.
-const LOGITS: usize = 256 << 20;
+const LOGITS: usize = 128 << 20;
 
 /// The weighted loss of predicting `targets` from the rows of `x_td` with the head `table_vd`, and the gradients asked for.
 /// Panics on a target beyond x or the table.
 pub fn cross_entropy(
     x_td: &Tensor,
-    table_vd: &Tensor,
+    table_vd: &Weight,
     targets: &[Target],
     rule: &LossRule,
     wants_dx: bool,
     wants_dtable: bool,
 ) -> CrossEntropy {
     let (d, v) = (x_td.shape()[1], table_vd.shape()[0]);
-    let compute = if table_vd.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
+    let compute = gradient_dtype(table_vd);
     let mut loss = 0.0;
     let mut dx = wants_dx.then(|| Tensor::zeros(x_td.shape()));
-    let mut dtable = wants_dtable.then(|| Tensor::zeros(table_vd.shape()));
+    let mut dtable = wants_dtable.then(|| Tensor::zeros(&table_vd.shape()));
     for chunk in targets.chunks((LOGITS / 4 / v.max(1)).clamp(16, 1024)) {
         let rows = chunk.iter().flat_map(|target| &x_td.as_f32()[target.row * d..(target.row + 1) * d]);
         let x = Tensor::from_f32(rows.copied().collect(), &[chunk.len(), d]);
@@ -81,7 +81,7 @@ pub fn cross_entropy(
             }
         }
         if let Some(dtable) = &mut dtable {
-            add_weight_gradient(&logits, &x, compute, dtable);
+            add_weight_gradient(&logits, &x, compute, dtable.as_f32_mut());
         }
     }
     CrossEntropy { loss, dx, dtable }
@@ -154,11 +154,11 @@ mod tests {
             LossRule { z_loss: 0.1, ..plain },
             LossRule { softcap: Some(4.0), label_smoothing: 0.1, z_loss: 0.01 },
         ] {
-            let all = cross_entropy(&x, &table, &targets, &rule, true, true);
+            let all = cross_entropy(&x, &table.clone().into(), &targets, &rule, true, true);
             // The loss as two f32, so that differences keep the bits of an f64.
             let ones = Tensor::from_f32(vec![1.0; 2], &[2]);
             let loss = |x: &Tensor, table: &Tensor| {
-                let loss = cross_entropy(x, table, &targets, &rule, false, false).loss;
+                let loss = cross_entropy(x, &table.clone().into(), &targets, &rule, false, false).loss;
                 Tensor::from_f32(vec![loss as f32, (loss - f64::from(loss as f32)) as f32], &[2])
             };
             check_gradient("x", &x, &all.dx.unwrap(), &ones, |x| loss(x, &table));
@@ -182,7 +182,7 @@ mod tests {
             ),
             (LossRule { z_loss: 0.01, ..plain }, total - 2.0 + 0.01 * total * total),
         ] {
-            let got = cross_entropy(&x, &table, &target, &rule, false, false).loss;
+            let got = cross_entropy(&x, &table.clone().into(), &target, &rule, false, false).loss;
             assert!((got - 0.5 * want).abs() < 1e-6, "{rule:?}: {got}, want {}", 0.5 * want);
         }
     }

@@ -11,6 +11,8 @@ pub enum DType {
     BF16,
     /// IEEE binary16.
     F16,
+    /// Bytes, of which quantised weights are made.
+    U8,
 }
 
 impl DType {
@@ -19,15 +21,17 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::BF16 | DType::F16 => 2,
+            DType::U8 => 1,
         }
     }
 
-    /// The name used on the command line and in messages: `f32`, `bf16`, `f16`.
+    /// The name used on the command line and in messages: `f32`, `bf16`, `f16`, `u8`.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::BF16 => "bf16",
             DType::F16 => "f16",
+            DType::U8 => "u8",
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-/// An instruction set that a kernel is compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// An instruction set that kernels are written for. Each has what the ones before it have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, any machine.
     Portable,
@@ -11,38 +11,80 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with products of bytes (VNNI).
+    Avx512Vnni,
+    /// AVX-512 with products of bf16 too.
+    Avx512Bf16,
+    /// Tiles of bf16 and of bytes (AMX).
+    Amx,
+}
+
+/// `PALIGEMMA_ISA` names a set that is unknown or not on this machine.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("PALIGEMMA_ISA={wanted}: this machine has {}", .available.join(", "))]
+pub struct IsaError {
+    wanted: String,
+    available: Vec<&'static str>,
 }
 
 impl Isa {
-    /// The best set of this machine; `PALIGEMMA_ISA` (`portable`, `avx2`, `avx512`) may name a lesser one.
-    pub fn best() -> Isa {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let wanted = std::env::var("PALIGEMMA_ISA").unwrap_or_default();
-            let here = Isa::available();
-            here.iter().copied().find(|isa| isa.name() == wanted).unwrap_or(here[here.len() - 1])
-        })
+    /// The set that kernels use: the fastest of this machine, or the lesser one that `PALIGEMMA_ISA` names.
+    ///
+    /// # Errors
+    /// A name that is unknown or not of this machine.
+    pub fn chosen() -> Result<Isa, IsaError> {
+        static CHOSEN: OnceLock<Result<Isa, IsaError>> = OnceLock::new();
+        CHOSEN
+            .get_or_init(|| {
+                let here = Isa::available();
+                match std::env::var("PALIGEMMA_ISA") {
+                    Ok(wanted) if !wanted.is_empty() => {
+                        here.iter().copied().find(|isa| isa.name() == wanted).ok_or_else(|| IsaError {
+                            wanted,
+                            available: here.iter().map(|isa| isa.name()).collect(),
+                        })
+                    }
+                    _ => Ok(Isa::fastest()),
+                }
+            })
+            .clone()
     }
 
-    /// Every set that this machine has, the best last.
+    /// [`Isa::chosen`], or the fastest set where the environment's choice is an error: a program asks for
+    /// `chosen` once and reports it.
+    pub fn best() -> Isa {
+        Isa::chosen().unwrap_or_else(|_| Isa::fastest())
+    }
+
+    /// The last of [`Isa::available`], but for one: Intel's products of bf16 outside tiles run at half the speed of f32.
+    fn fastest() -> Isa {
+        let here = Isa::available();
+        match here[here.len() - 1] {
+            Isa::Avx512Bf16 if !is_amd() => Isa::Avx512Vnni,
+            isa => isa,
+        }
+    }
+
+    /// Every set that this machine has, in ascending order.
     pub fn available() -> Vec<Isa> {
         #[allow(unused_mut, reason = "only x86-64 adds to it")]
         let mut sets = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
-                sets.push(Isa::Avx2);
-                if is_x86_feature_detected!("avx512f")
+            let has = [
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c"),
+                is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    sets.push(Isa::Avx512);
-                }
-            }
+                    && is_x86_feature_detected!("avx512vl"),
+                is_x86_feature_detected!("avx512vnni"),
+                is_x86_feature_detected!("avx512bf16"),
+                crate::amx::is_available(),
+            ];
+            let names = [Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Amx];
+            sets.extend(names.into_iter().zip(has).take_while(|(_, has)| *has).map(|(isa, _)| isa));
         }
         sets
     }
@@ -53,11 +95,24 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Avx512Vnni => "avx512vnni",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
         }
     }
 }
 
-/// Compiles one body for every [`Isa`] and calls the version for `isa`.
+fn is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let leaf = std::arch::x86_64::__cpuid(0);
+        (leaf.ebx, leaf.edx, leaf.ecx) == (0x6874_7541, 0x6974_6e65, 0x444d_4163)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Compiles one body for every kind of [`Lane`](crate::lane::Lane) and calls the version for `isa`.
 ///
 /// `multiversion!(fn name(args) = body_fn::<Lane>)`: the body is an `#[inline(always)] unsafe fn` that is generic over
 /// a [`Lane`](crate::lane::Lane); inlined into a function with the target features, its vector operations become single
@@ -83,7 +138,7 @@ macro_rules! multiversion {
             unsafe {
                 match isa {
                     #[cfg(target_arch = "x86_64")]
-                    $crate::isa::Isa::Avx512 => avx512($($arg),*),
+                    isa if isa >= $crate::isa::Isa::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::isa::Isa::Avx2 => avx2($($arg),*),
                     _ => $body::<$crate::lane::Portable>($($arg),*),

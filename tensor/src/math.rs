@@ -9,7 +9,7 @@ use crate::{
 
 /// e^x; 0 below -103, infinity above 88.7.
 #[inline(always)]
-fn exp<L: Lane>(x: f32) -> f32 {
+pub(crate) fn exp<L: Lane>(x: f32) -> f32 {
     // x = n·ln 2 + r with |r| ≤ ln 2 / 2; ln 2 in two parts so that r keeps all its bits.
     let clamped = x.clamp(-104.0, 89.0);
     // Adding 1.5·2²³ leaves the nearest integer in the low bits.
@@ -32,7 +32,7 @@ fn exp<L: Lane>(x: f32) -> f32 {
 
 /// tanh x.
 #[inline(always)]
-fn tanh<L: Lane>(x: f32) -> f32 {
+pub(crate) fn tanh<L: Lane>(x: f32) -> f32 {
     // Near zero the series x + x³·P(x²) keeps the relative error small; elsewhere 1 - 2/(e^2|x| + 1).
     let z = x * x;
     let mut p = -5.704_988_7e-3;
@@ -48,9 +48,10 @@ fn tanh<L: Lane>(x: f32) -> f32 {
 /// GELU, tanh approximation (flax `nn.gelu`, torch `gelu_pytorch_tanh`).
 #[inline(always)]
 fn gelu<L: Lane>(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    let inner = SQRT_2_OVER_PI * L::mul_add_scalar(0.044_715 * x * x, x, x);
-    0.5 * x * (1.0 + tanh::<L>(inner))
+    // ½·(1 + tanh u) = 1 / (1 + e^(-2u)): one exponential, and no cancellation in the negative tail.
+    const MINUS_TWICE_SQRT_2_OVER_PI: f32 = -1.595_769;
+    let inner = MINUS_TWICE_SQRT_2_OVER_PI * L::mul_add_scalar(0.044_715 * x * x, x, x);
+    x / (1.0 + exp::<L>(inner))
 }
 
 /// GELU and its derivative.

@@ -1,8 +1,20 @@
-//! How much memory was used, as Linux tells it.
+//! How much memory was used, as Linux tells it, and keeping what was freed.
 
 /// The most memory this process ever held, in bytes. `None` where it cannot be read.
 pub fn peak_rss() -> Option<u64> {
     field(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Asks the C library to keep freed memory for the next allocation instead of handing it back at once. Activations of a layer
+/// are as large as those of the last one, and getting their pages anew costs a tenth of a prefill. Does nothing on other C
+/// libraries than glibc.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets two numbers of the allocator, which may be done at any time.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 512 << 20);
+    }
 }
 
 /// The number of kB behind `name`, in bytes.

@@ -146,7 +146,7 @@ fn each_row(x_td: &Tensor, d: usize, row: impl Fn(usize, &[f32], &mut [f32]) + S
 
 /// Σ f(x) in sixteen strands.
 #[inline(always)]
-fn strand_sum(x: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn strand_sum(x: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut strands = [0f32; 16];
     let (whole, rest) = x.as_chunks::<16>();
     for chunk in whole {

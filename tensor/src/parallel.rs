@@ -14,19 +14,19 @@ pub(crate) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
 }
 
 /// A slice that several tasks write, each its own elements.
-pub(crate) struct Shared<'a> {
-    start: *mut f32,
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
     len: usize,
-    life: PhantomData<&'a mut [f32]>,
+    life: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: access goes through `slice` alone, whose callers promise disjoint ranges.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
-    pub(crate) fn new(elements: &'a mut [f32]) -> Self {
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(elements: &'a mut [T]) -> Self {
         Shared { start: elements.as_mut_ptr(), len: elements.len(), life: PhantomData }
     }
 
@@ -35,7 +35,7 @@ impl<'a> Shared<'a> {
     /// # Safety
     /// No two live slices may overlap.
     #[allow(clippy::mut_from_ref, reason = "this is the point: disjoint parts for parallel tasks")]
-    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice(&self, from: usize, len: usize) -> &'a mut [T] {
         assert!(from.checked_add(len).is_some_and(|end| end <= self.len));
         // SAFETY: within the slice that `new` borrowed for 'a; the caller keeps parts disjoint.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }

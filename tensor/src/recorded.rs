@@ -7,18 +7,13 @@
 //! Legend: t rows, d width, k inputs, n outputs, f width of the MLP.
 
 use crate::{
-    Contribution, CrossEntropy, DType, Epilogue, KeyedRows, LossRule, Parameter, Span, Tape, Target, Tensor,
-    Value, add, add_input_gradient, attention_backward, attention_whole, bias_gradient, concat_rows,
-    cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times, gelu_times_backward,
-    input_gradient, layer_norm, layer_norm_backward, linear, rms_norm, rms_norm_backward, rope,
-    rope_backward,
+    AttentionRule, Contribution, CrossEntropy, DType, Epilogue, KeyedRows, LossRule, Parameter, Span, Tape,
+    Target, Tensor, Value, add, add_input_gradient, attention_backward, attention_whole, bias_gradient,
+    concat_rows, cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times,
+    gelu_times_backward, gradient_dtype, input_gradient, layer_norm, layer_norm_backward, linear, rms_norm,
+    rms_norm_backward, rope, rope_backward,
 };
 use std::ops::Range;
-
-/// What the products with a weight are computed in.
-fn compute_type(weight: &Tensor) -> DType {
-    if weight.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 }
-}
 
 /// What a linear layer has besides its product.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,7 +31,7 @@ impl Tape {
     pub fn linear(&mut self, x_tk: &Value, w_nk: &Parameter, parts: LinearParts<'_>) -> Value {
         let LinearParts { bias, gelu, residual } = parts;
         let (bias_id, residual_node) = (bias.and_then(|b| b.id), residual.and_then(|r| r.node));
-        let bias = bias.map(|b| &b.tensor);
+        let bias = bias.map(Parameter::tensor);
         let is_wanted = self.wants(&[x_tk.node, residual_node], &[w_nk.id, bias_id]);
         // GELU's slope needs what it was taken of, so on the tape the two are apart.
         let is_fused = !gelu || !is_wanted;
@@ -45,7 +40,7 @@ impl Tape {
             gelu: gelu && is_fused,
             residual: residual.filter(|_| is_fused).map(|r| &r.tensor),
         };
-        let product = linear(&x_tk.tensor, &w_nk.tensor, epilogue);
+        let product = linear(&x_tk.tensor, w_nk.weight(), epilogue);
         let (mut y, mut z) = (product, None);
         if !is_fused {
             let activated = crate::gelu(&y);
@@ -59,8 +54,8 @@ impl Tape {
         }
         let (x_node, w_id) = (x_tk.node, w_nk.id);
         let x = w_id.map(|_| x_tk.tensor.clone());
-        let w = x_node.map(|_| w_nk.tensor.clone());
-        let compute = compute_type(&w_nk.tensor);
+        let w = x_node.map(|_| w_nk.weight().clone());
+        let compute = gradient_dtype(w_nk.weight());
         self.record(y, move |dy, gradients| {
             gradients.add(residual_node, || dy.clone());
             let dz = match &z {
@@ -81,15 +76,15 @@ impl Tape {
     /// [`geglu`](crate::geglu()): `x_td`, both weights `[f, d]` → `[t, f]`.
     pub fn geglu(&mut self, x_td: &Value, gate_fd: &Parameter, up_fd: &Parameter) -> Value {
         if !self.wants(&[x_td.node], &[gate_fd.id, up_fd.id]) {
-            return geglu(&x_td.tensor, &gate_fd.tensor, &up_fd.tensor).into();
+            return geglu(&x_td.tensor, gate_fd.weight(), up_fd.weight()).into();
         }
-        let gate = linear(&x_td.tensor, &gate_fd.tensor, Epilogue::default());
-        let up = linear(&x_td.tensor, &up_fd.tensor, Epilogue::default());
+        let gate = linear(&x_td.tensor, gate_fd.weight(), Epilogue::default());
+        let up = linear(&x_td.tensor, up_fd.weight(), Epilogue::default());
         let y = gelu_times(&gate, &up);
         let (x_node, gate_id, up_id) = (x_td.node, gate_fd.id, up_fd.id);
         let x = gate_id.or(up_id).map(|_| x_td.tensor.clone());
-        let weights = x_node.map(|_| (gate_fd.tensor.clone(), up_fd.tensor.clone()));
-        let compute = compute_type(&gate_fd.tensor);
+        let weights = x_node.map(|_| (gate_fd.weight().clone(), up_fd.weight().clone()));
+        let compute = gradient_dtype(gate_fd.weight());
         self.record(y, move |dy, gradients| {
             let (dgate, dup) = gelu_times_backward(gate, up, &dy);
             drop(dy);
@@ -135,12 +130,12 @@ impl Tape {
 
     /// [`rms_norm`](crate::rms_norm()) of `x_td`, `weight_d`.
     pub fn rms_norm(&mut self, x_td: &Value, weight_d: &Parameter, eps: f32) -> Value {
-        let y = rms_norm(&x_td.tensor, &weight_d.tensor, eps);
+        let y = rms_norm(&x_td.tensor, weight_d.tensor(), eps);
         if !self.wants(&[x_td.node], &[weight_d.id]) {
             return y.into();
         }
         let (node, id) = (x_td.node, weight_d.id);
-        let (x, weight) = (x_td.tensor.clone(), weight_d.tensor.clone());
+        let (x, weight) = (x_td.tensor.clone(), weight_d.tensor().clone());
         self.record(y, move |dy, gradients| {
             let (dx, dweight) = rms_norm_backward(&x, &weight, eps, &dy, id.is_some());
             gradients.add(node, || dx);
@@ -153,12 +148,12 @@ impl Tape {
 
     /// [`layer_norm`](crate::layer_norm()) of `x_td`, `weight_d`, `bias_d`.
     pub fn layer_norm(&mut self, x_td: &Value, weight_d: &Parameter, bias_d: &Parameter, eps: f32) -> Value {
-        let y = layer_norm(&x_td.tensor, &weight_d.tensor, &bias_d.tensor, eps);
+        let y = layer_norm(&x_td.tensor, weight_d.tensor(), bias_d.tensor(), eps);
         if !self.wants(&[x_td.node], &[weight_d.id, bias_d.id]) {
             return y.into();
         }
         let (node, weight_id, bias_id) = (x_td.node, weight_d.id, bias_d.id);
-        let (x, weight) = (x_td.tensor.clone(), weight_d.tensor.clone());
+        let (x, weight) = (x_td.tensor.clone(), weight_d.tensor().clone());
         self.record(y, move |dy, gradients| {
             let wants_weights = weight_id.is_some() || bias_id.is_some();
             let (dx, weights) = layer_norm_backward(&x, &weight, eps, &dy, wants_weights);
@@ -188,18 +183,17 @@ impl Tape {
         k_tkh: &Value,
         v_tkh: &Value,
         spans: &[Span],
-        scale: f32,
-        softcap: Option<f32>,
+        rule: AttentionRule,
     ) -> Value {
-        let y = attention_whole(&q_tnh.tensor, &k_tkh.tensor, &v_tkh.tensor, spans, scale, softcap);
+        let y = attention_whole(&q_tnh.tensor, &k_tkh.tensor, &v_tkh.tensor, spans, rule);
         let nodes = [q_tnh.node, k_tkh.node, v_tkh.node];
         if !self.wants(&nodes, &[]) {
             return y.into();
         }
         let (q, k, v) = (q_tnh.tensor.clone(), k_tkh.tensor.clone(), v_tkh.tensor.clone());
-        let (result, spans) = (y.clone(), spans.to_vec());
+        let spans = spans.to_vec();
         self.record(y, move |dy, gradients| {
-            let all = attention_backward(&q, &k, &v, &spans, scale, softcap, &result, &dy);
+            let all = attention_backward(&q, &k, &v, &spans, rule, &dy);
             for (node, gradient) in nodes.into_iter().zip(all) {
                 gradients.add(node, || gradient);
             }
@@ -208,7 +202,7 @@ impl Tape {
 
     /// [`embedding`](crate::embedding()): rows `ids` of `table_vd`, times `scale`.
     pub fn embedding(&mut self, table_vd: &Parameter, ids: &[u32], scale: f32) -> Value {
-        let y = embedding(&table_vd.tensor, ids, scale);
+        let y = embedding(table_vd.weight(), ids, scale);
         if !self.wants(&[], &[table_vd.id]) {
             return y.into();
         }
@@ -243,7 +237,7 @@ impl Tape {
 
     /// x with the rows of `p_td` added to every t rows of it: position embeddings of several images.
     pub fn add_to_each(&mut self, x: &Value, p_td: &Parameter) -> Value {
-        let wide = p_td.tensor.cast(DType::F32);
+        let wide = p_td.tensor().cast(DType::F32);
         let copies = x.tensor.shape()[0] / wide.shape()[0].max(1);
         let y = add(&x.tensor, &concat_rows(&vec![&wide; copies]));
         if !self.wants(&[x.node], &[p_td.id]) {
@@ -322,7 +316,7 @@ impl Tape {
         let (node, id) = (x_td.node.filter(|_| is_wanted), table_vd.id.filter(|_| is_wanted));
         // The gradients are made in the same go, so that logits are computed once.
         let CrossEntropy { loss, dx, dtable } =
-            cross_entropy(&x_td.tensor, &table_vd.tensor, targets, rule, node.is_some(), id.is_some());
+            cross_entropy(&x_td.tensor, table_vd.weight(), targets, rule, node.is_some(), id.is_some());
         let y = Tensor::from_f32(vec![loss as f32], &[1]);
         if !is_wanted {
             return (y.into(), loss);
@@ -388,7 +382,13 @@ mod tests {
                 let k = heads(tape.linear(&y, &w[4], LinearParts::default()), 2);
                 let spans =
                     [0..3, 3..6].map(|rows| Span { rows, mask: Mask { prefix_len: 2, window: None } });
-                let y = tape.attention(&q, &k, &k, &spans, 0.5, Some(2.0));
+                let y = tape.attention(
+                    &q,
+                    &k,
+                    &k,
+                    &spans,
+                    AttentionRule { scale: 0.5, softcap: Some(2.0), dtype: DType::F32 },
+                );
                 let y =
                     tape.linear(&y, &w[5], LinearParts { bias: Some(&w[6]), gelu: true, residual: Some(x) });
                 let z = tape.rms_norm(&y, &w[10], 1e-6);

@@ -7,7 +7,7 @@
 //!
 //! A parameter's gradient is not kept by the tape: each contribution is handed out as soon as it is there.
 
-use crate::{DType, Tensor, add_embedding_gradient, add_weight_gradient, weight_gradient};
+use crate::{DType, Tensor, Weight, add_embedding_gradient, add_weight_gradient, weight_gradient};
 use std::fmt;
 
 /// A tensor on its way through a model, and the entry of the tape that made it, if a gradient is wanted there.
@@ -55,19 +55,27 @@ impl From<Tensor> for Value {
 /// A weight of a model, and the number under which its gradient is handed out, if that is wanted.
 #[derive(Debug, Clone)]
 pub struct Parameter {
-    pub(crate) tensor: Tensor,
+    weight: Weight,
     pub(crate) id: Option<usize>,
 }
 
 impl Parameter {
-    /// A weight whose gradient is wanted; `id` is the caller's.
+    /// A plain weight whose gradient is wanted; `id` is the caller's. Quantised weights have no gradients.
     pub fn wanted(tensor: Tensor, id: usize) -> Parameter {
-        Parameter { tensor, id: Some(id) }
+        Parameter { weight: tensor.into(), id: Some(id) }
     }
 
     /// The numbers.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    /// The numbers of a plain weight, of any shape. Panics on a quantised one.
     pub fn tensor(&self) -> &Tensor {
-        &self.tensor
+        match &self.weight {
+            Weight::Plain(tensor) => tensor,
+            quantised => panic!("{} where plain numbers are needed", quantised.type_name()),
+        }
     }
 
     /// Whether its gradient is wanted.
@@ -75,16 +83,22 @@ impl Parameter {
         self.id.is_some()
     }
 
-    /// The same numbers under another shape; the gradient keeps the old one's order.
+    /// The same numbers of a plain weight under another shape; the gradient keeps the old one's order.
     #[must_use]
     pub fn reshape(&self, shape: &[usize]) -> Parameter {
-        Parameter { tensor: self.tensor.reshape(shape), id: self.id }
+        Parameter { weight: self.tensor().reshape(shape).into(), id: self.id }
     }
 }
 
 impl From<Tensor> for Parameter {
     fn from(tensor: Tensor) -> Parameter {
-        Parameter { tensor, id: None }
+        Parameter { weight: tensor.into(), id: None }
+    }
+}
+
+impl From<Weight> for Parameter {
+    fn from(weight: Weight) -> Parameter {
+        Parameter { weight, id: None }
     }
 }
 
@@ -121,12 +135,7 @@ impl Contribution {
                 sum.as_f32_mut().iter_mut().zip(gradient.as_f32()).for_each(|(sum, x)| *sum += x);
             }
             Contribution::Product { dy, x, compute } => {
-                let shape = sum.shape().to_vec();
-                // A patch convolution's weights have four dimensions; as a linear layer's they have two.
-                let mut matrix = std::mem::replace(sum, Tensor::zeros(&[0]));
-                matrix = matrix.reshape(&[dy.shape()[1], x.shape()[1]]);
-                add_weight_gradient(&dy, &x, compute, &mut matrix);
-                *sum = matrix.reshape(&shape);
+                add_weight_gradient(&dy, &x, compute, sum.as_f32_mut());
             }
             Contribution::Rows { dy, ids, scale } => {
                 add_embedding_gradient(&dy, &ids, scale, sum.as_f32_mut());

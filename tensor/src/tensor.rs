@@ -19,6 +19,7 @@ enum Storage {
     F32(Arc<Vec<f32>>),
     Bf16(Arc<Vec<bf16>>),
     F16(Arc<Vec<f16>>),
+    U8(Arc<Vec<u8>>),
     /// Elements of a file map from byte `offset` on, aligned for `dtype`.
     Mapped {
         file: Arc<MappedFile>,
@@ -46,6 +47,12 @@ impl Tensor {
         Tensor { storage: Storage::F16(Arc::new(elements)), start: 0, shape: shape.to_vec() }
     }
 
+    /// A tensor of bytes. Panics if their number is not that of `shape`.
+    pub fn from_u8(elements: Vec<u8>, shape: &[usize]) -> Self {
+        assert_eq!(elements.len(), shape.iter().product::<usize>(), "elements of shape {shape:?}");
+        Tensor { storage: Storage::U8(Arc::new(elements)), start: 0, shape: shape.to_vec() }
+    }
+
     /// A tensor from little-endian bytes, copied. Panics if their number is not that of `shape`.
     pub fn from_bytes(bytes: &[u8], dtype: DType, shape: &[usize]) -> Self {
         assert_eq!(bytes.len(), shape.iter().product::<usize>() * dtype.size(), "bytes of {dtype} {shape:?}");
@@ -53,6 +60,7 @@ impl Tensor {
             DType::F32 => Tensor::from_f32(bytemuck::pod_collect_to_vec(bytes), shape),
             DType::BF16 => Tensor::from_bf16(bytemuck::pod_collect_to_vec(bytes), shape),
             DType::F16 => Tensor::from_f16(bytemuck::pod_collect_to_vec(bytes), shape),
+            DType::U8 => Tensor::from_u8(bytes.to_vec(), shape),
         }
     }
 
@@ -101,6 +109,7 @@ impl Tensor {
             Storage::F32(_) => DType::F32,
             Storage::Bf16(_) => DType::BF16,
             Storage::F16(_) => DType::F16,
+            Storage::U8(_) => DType::U8,
             Storage::Mapped { dtype, .. } => *dtype,
         }
     }
@@ -113,6 +122,7 @@ impl Tensor {
             Storage::F32(v) => &bytemuck::cast_slice(v)[range],
             Storage::Bf16(v) => &bytemuck::cast_slice(v)[range],
             Storage::F16(v) => &bytemuck::cast_slice(v)[range],
+            Storage::U8(v) => &v[range],
             Storage::Mapped { file, offset, .. } => &file[offset + range.start..offset + range.end],
         }
     }
@@ -162,6 +172,12 @@ impl Tensor {
         bytemuck::cast_slice(self.bytes())
     }
 
+    /// The elements of a tensor of bytes; panics on another type.
+    pub fn as_u8(&self) -> &[u8] {
+        assert_eq!(self.dtype(), DType::U8);
+        self.bytes()
+    }
+
     /// The same elements under another shape of as many elements.
     #[must_use]
     pub fn reshape(&self, shape: &[usize]) -> Self {
@@ -179,16 +195,17 @@ impl Tensor {
         Tensor { storage: self.storage.clone(), start: self.start + from * row, shape }
     }
 
-    /// The elements as `f32`, widened exactly.
+    /// The elements as `f32`, widened exactly. Panics on bytes, which mean nothing without their scale.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self.dtype() {
             DType::F32 => self.as_f32().to_vec(),
             DType::BF16 => each(self.as_bf16(), bf16::to_f32),
             DType::F16 => each(self.as_f16(), f16::to_f32),
+            DType::U8 => panic!("{self:?} has no numbers of its own"),
         }
     }
 
-    /// The same numbers as `dtype`, rounded to nearest even; shares the elements if nothing changes.
+    /// The same numbers as `dtype`, rounded to nearest even; shares the elements if nothing changes. Panics on bytes.
     #[must_use]
     pub fn cast(&self, dtype: DType) -> Self {
         if self.dtype() == dtype {
@@ -199,6 +216,7 @@ impl Tensor {
             (DType::F32, DType::BF16) => Tensor::from_bf16(each(self.as_f32(), bf16::from_f32), &self.shape),
             (DType::F32, DType::F16) => Tensor::from_f16(each(self.as_f32(), f16::from_f32), &self.shape),
             (_, DType::BF16 | DType::F16) => self.cast(DType::F32).cast(dtype),
+            (_, DType::U8) => panic!("{self:?} as bytes: see Weight"),
         }
     }
 
@@ -211,6 +229,7 @@ impl Tensor {
             DType::F32 => Tensor::from_f32(permuted(self.as_f32(), &self.shape, axes), &shape),
             DType::BF16 => Tensor::from_bf16(permuted(self.as_bf16(), &self.shape, axes), &shape),
             DType::F16 => Tensor::from_f16(permuted(self.as_f16(), &self.shape, axes), &shape),
+            DType::U8 => Tensor::from_u8(permuted(self.as_u8(), &self.shape, axes), &shape),
         }
     }
 }

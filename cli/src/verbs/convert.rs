@@ -5,24 +5,21 @@ use crate::{
     open,
     output::{Meter, note, print_json, size},
 };
-use paligemma::{DType, checkpoint};
+use paligemma::checkpoint::{self, Form, Scheme};
 use serde_json::json;
 use std::{path::Path, process::ExitCode};
 
-pub(super) fn convert(
-    args: &Args,
-    input: &str,
-    out: &Path,
-    dtype: Option<DType>,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn convert(args: &Args, input: &str, out: &Path, form: Option<Form>) -> anyhow::Result<ExitCode> {
     let input = open::checkpoint(args, input)?;
     let mut meter = Meter::new("convert", args.quiet);
-    let summary = checkpoint::convert(&input, out, dtype, &mut |done, total| meter.at(done, total))?;
-    drop(meter);
+    let heeding = open::Heeding::begin();
+    let summary = checkpoint::convert(&input, out, form, &mut |done, total| meter.at(done, total))?;
+    drop((meter, heeding));
     if args.json {
         print_json(&json!({
             "path": summary.path,
             "format": summary.format.to_string(),
+            "quantisation": summary.scheme.map(Scheme::name),
             "tensors": summary.num_tensors,
             "bytes": summary.num_bytes,
             "dropped_rows": summary.dropped_rows,
@@ -32,13 +29,17 @@ pub(super) fn convert(
     note(
         args.quiet || args.json,
         format_args!(
-            "{} {}: {} tensors, {}",
+            "{}{} {}: {} tensors, {}",
+            summary.scheme.map_or(String::new(), |scheme| format!("{scheme} ")),
             summary.format,
             summary.path.display(),
             summary.num_tensors,
             size(summary.num_bytes)
         ),
     );
+    if let (Some(from), None) = (input.scheme(), summary.scheme) {
+        note(args.quiet, format_args!("made plain numbers of {from}; what it lost stays lost"));
+    }
     if summary.dropped_rows > 0 {
         note(
             args.quiet,

@@ -7,10 +7,7 @@ use crate::{
 };
 use paligemma::{
     Isa,
-    checkpoint::{
-        available_memory,
-        hub::{free_space, token_status},
-    },
+    checkpoint::{available_memory, free_space, hub::token_status},
 };
 use serde_json::json;
 use std::process::ExitCode;

@@ -1,9 +1,14 @@
 //! The verbs, a file each.
 
+mod bench;
 mod cache;
 mod convert;
+mod data;
 mod doctor;
+mod drift;
+mod find;
 mod generated;
+mod mask;
 mod predict;
 mod random;
 mod run;
@@ -12,19 +17,19 @@ mod tokenize;
 mod verify;
 
 use crate::{
-    args::{Args, Verb},
+    args::{Args, MaskWay, Verb},
     open,
 };
-use paligemma::text::Task;
+use paligemma::{bench::Settings, text::Task};
 use std::process::ExitCode;
 
 /// Does what the command line asks.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    open::set_threads(args)?;
+    open::set_up_machine(args)?;
     open::watch_ctrl_c();
     match &args.verb {
-        Verb::Run { model, images_and_prompt, opening, choosing } => {
-            run::run(args, &model.model, images_and_prompt, opening, choosing)
+        Verb::Run { model, images_and_prompt, constrain, opening, choosing } => {
+            run::run(args, &model.model, images_and_prompt, *constrain, opening, choosing)
         }
         Verb::Caption(task) => {
             run::no_words(task)?;
@@ -38,22 +43,49 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             run::no_words(task)?;
             run::task(args, task, &Task::Ocr)
         }
-        Verb::Detect(task) => run::task(args, task, &Task::Detect { things: &run::things(task) }),
-        Verb::Segment(task) => run::task(args, task, &Task::Segment { things: &run::things(task) }),
-        Verb::Predict { model, data, output, batch, opening, choosing } => {
-            let job = predict::Job { data, output: output.as_deref(), batch: usize::from(*batch) };
+        Verb::Detect(find) => find::detect(args, find),
+        Verb::Segment { find, masks } => find::segment(args, find, masks),
+        Verb::Predict { model, data, output, batch, constrain, finding, vqvae, opening, choosing } => {
+            let job = predict::Job {
+                data,
+                output: output.as_deref(),
+                batch: usize::from(*batch),
+                constrain: *constrain,
+                finding: finding.finding(),
+                vqvae: vqvae.vqvae.as_deref(),
+            };
             predict::predict(args, &model.model, &job, opening, choosing)
         }
+        Verb::Mask { way: MaskWay::Decode { codes, vqvae, pixels, size, output } } => {
+            let paste = mask::Paste { onto: pixels.zip(*size), output: output.as_deref() };
+            mask::decode(args, codes, vqvae.vqvae.as_deref(), &paste)
+        }
+        Verb::Mask { way: MaskWay::Encode { mask, vqvae, pixels } } => {
+            mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
+        }
+        Verb::Data { what } => data::data(args, what),
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
+        Verb::Drift { model_a, model_b, images, max_tokens } => {
+            drift::drift(args, [model_a, model_b], images.as_deref(), (*max_tokens).into())
+        }
         Verb::Tokenize { model, text, tokenizer } => {
             tokenize::tokenize(args, model, text, tokenizer.as_deref())
         }
         Verb::Verify { model, golden, dtype, sliding_window } => {
-            verify::verify(args, &model.model, golden, (*dtype).into(), *sliding_window)
+            verify::verify(args, &model.model, golden, dtype.map(Into::into), *sliding_window)
         }
         Verb::Random { config, out, dtype, seed } => {
             random::random(args, config, out, (*dtype).into(), *seed)
+        }
+        Verb::Bench { model, random, dtype, prompt_tokens, new_tokens, batch, repeat, turns, table } => {
+            let settings = Settings {
+                prompt_tokens: (*prompt_tokens).into(),
+                new_tokens: (*new_tokens).into(),
+                batch: (*batch).into(),
+            };
+            let job = bench::Job { settings, repeat: *repeat, turns: *turns, table: *table };
+            bench::bench(args, model.as_deref(), random.as_deref(), (*dtype).into(), &job)
         }
         Verb::Pull { id } => cache::pull(args, id),
         Verb::Ls => cache::ls(args),

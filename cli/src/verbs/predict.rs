@@ -1,14 +1,19 @@
 //! `predict`: every line of a JSONL file answered in batches, in order, to be taken up again where it stopped.
 
 use crate::{
-    args::{Args, Choosing, Opening},
+    args::{Args, Choosing, MaskFormat, Opening},
     open,
     output::{note, print_json},
+    verbs::find,
 };
 use paligemma::{
     Error, Kind, Result,
+    detection::{Detection, Finding, detections},
     generate::{Options, Prompt},
+    image::Rle,
+    masks::MaskCodec,
     session::Session,
+    text::Asked,
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -29,6 +34,11 @@ pub(super) struct Job<'a> {
     pub(super) data: &'a Path,
     pub(super) output: Option<&'a Path>,
     pub(super) batch: usize,
+    /// Only valid answers where the prefix asks for things.
+    pub(super) constrain: bool,
+    pub(super) finding: Finding,
+    /// The masks' model, if masks are wanted.
+    pub(super) vqvae: Option<&'a Path>,
 }
 
 /// A line that can be answered.
@@ -36,6 +46,24 @@ struct Question {
     object: Map<String, Value>,
     images: Vec<PathBuf>,
     prefix: String,
+}
+
+/// A question that the model can be asked.
+struct Ready {
+    question: Question,
+    prompt: Prompt,
+    /// Of the first image: what boxes are in pixels of.
+    size: (usize, usize),
+}
+
+/// What answers are made with.
+struct Answering<'a> {
+    session: Session,
+    options: Options,
+    stops: &'a [String],
+    finding: Finding,
+    masks: Option<MaskCodec>,
+    quiet: bool,
 }
 
 pub(super) fn predict(
@@ -46,6 +74,8 @@ pub(super) fn predict(
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
     let options = choosing.options()?;
+    job.finding.check()?;
+    let masks = job.vqvae.map(|file| MaskCodec::open(Some(file))).transpose()?;
     let folder = job.data.parent().unwrap_or(Path::new("")).to_path_buf();
     let mut lines = Lines::open(job.data)?;
     if let Some(output) = job.output
@@ -61,22 +91,26 @@ pub(super) fn predict(
         None => Output { to: Box::new(io::stdout()) },
     };
     let session = open::session(args, model, &opening.options(1, job.batch, choosing))?;
-    let mut batch: Vec<(Question, Prompt)> = Vec::new();
+    let answering =
+        Answering { session, options, stops: &choosing.stop, finding: job.finding, masks, quiet: args.quiet };
+    let mut batch: Vec<Ready> = Vec::new();
     let _heeding = open::Heeding::begin();
     while let Some((number, line)) = lines.next()? {
         if open::is_cancelled() {
             return Err(Error::new(Kind::Cancelled, "cancelled").into());
         }
-        let prepared = line.and_then(|line| question(&line, &folder)).and_then(|q| prepare(&session, q));
+        let prepared = line
+            .and_then(|line| question(&line, &folder))
+            .and_then(|q| prepare(&answering.session, q, job.constrain));
         match prepared {
             Ok(ready) => batch.push(ready),
             Err(e) => state.report(number, job.data, &e),
         }
         if batch.len() == job.batch {
-            answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
+            answer(&answering, &mut batch, &mut out, &mut state)?;
         }
     }
-    answer(&session, &mut batch, &options, &choosing.stop, &mut out, &mut state, args.quiet)?;
+    answer(&answering, &mut batch, &mut out, &mut state)?;
     if args.json && job.output.is_some() {
         print_json(&json!({
             "answered": state.answered,
@@ -108,42 +142,70 @@ impl State {
     }
 }
 
-fn prepare(session: &Session, question: Question) -> Result<(Question, Prompt)> {
+fn prepare(session: &Session, question: Question, constrain: bool) -> Result<Ready> {
     let pictures =
         question.images.iter().map(|image| session.read_image(image)).collect::<Result<Vec<_>>>()?;
-    let prompt = session.prompt(&pictures, &question.prefix)?;
-    Ok((question, prompt))
+    let mut prompt = session.prompt(&pictures, &question.prefix)?;
+    if let (true, Some(asked)) = (constrain, Asked::of(&question.prefix)) {
+        prompt = session.constrained(prompt, &asked)?;
+    }
+    let size = pictures.first().map_or((1, 1), |picture| (picture.width, picture.height));
+    Ok(Ready { question, prompt, size })
 }
 
 fn answer(
-    session: &Session,
-    batch: &mut Vec<(Question, Prompt)>,
-    options: &Options,
-    stops: &[String],
+    answering: &Answering<'_>,
+    batch: &mut Vec<Ready>,
     out: &mut Output,
     state: &mut State,
-    quiet: bool,
 ) -> anyhow::Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
-    let (questions, prompts): (Vec<Question>, Vec<Prompt>) = batch.drain(..).unzip();
+    let Answering { session, options, stops, .. } = answering;
+    let mut questions = Vec::new();
+    let mut prompts = Vec::new();
+    for Ready { question, prompt, size } in batch.drain(..) {
+        questions.push((question, size));
+        prompts.push(prompt);
+    }
     let (replies, _) = session.answer(&prompts, options, stops, Some(open::cancel_flag()), &mut |_, _| {})?;
     if state.told.is_none_or(|told| told.elapsed() > Duration::from_secs(10)) {
         // The first time nothing is said: a short run has nothing to tell on its way.
         if state.told.replace(Instant::now()).is_some() {
-            note(quiet, format_args!("{} answered", state.answered));
+            note(answering.quiet, format_args!("{} answered", state.answered));
         }
     }
-    for (question, reply) in questions.into_iter().zip(replies) {
+    for ((question, size), reply) in questions.into_iter().zip(replies) {
+        let found = detections(session.tokenizer(), &reply.answer, size, &answering.finding);
+        let is_objects = !found.detections.is_empty() && found.malformed.is_empty();
+        let is_asked = Asked::of(&question.prefix).is_some();
         let mut object = question.object;
         object.insert("answer".into(), json!(reply.text));
         object.insert("tokens".into(), json!(reply.answer.tokens));
         object.insert("logprob".into(), json!(reply.answer.score));
+        if is_asked || is_objects {
+            let objects = found.detections.iter().map(|d| answering.json(d, size)).collect::<Result<_>>()?;
+            object.insert("detections".into(), Value::Array(objects));
+        }
         out.write(&object)?;
         state.answered += 1;
     }
     out.flush()
+}
+
+impl Answering<'_> {
+    fn json(&self, d: &Detection, (width, height): (usize, usize)) -> Result<Value> {
+        let mut object = json!({ "label": d.label, "box": d.pixels, "score": d.score });
+        if let Some(codes) = d.codes {
+            object["codes"] = json!(codes);
+            if let Some(codec) = &self.masks {
+                let mask = codec.paste(codes, d.pixels, width, height)?;
+                object["mask"] = find::mask_json(&Rle::from_mask(&mask), MaskFormat::Rle)?;
+            }
+        }
+        Ok(object)
+    }
 }
 
 /// The lines of the data, with their numbers. Blank ones are passed over.
@@ -267,7 +329,7 @@ impl Output {
                 break;
             }
             let answered: Map<String, Value> = serde_json::from_slice(&line).map_err(|_| foreign())?;
-            if !ADDED.iter().all(|key| answered.contains_key(*key)) {
+            if !ADDED[..ALWAYS_ADDED].iter().all(|key| answered.contains_key(*key)) {
                 return Err(foreign());
             }
             // The question of this answer: the next line of the data that has all its other keys.
@@ -321,7 +383,9 @@ fn is_half_an_answer(half: &[u8], data: &Path, folder: &Path, after: usize) -> R
 }
 
 /// What an answer's line has more than its question's.
-const ADDED: [&str; 3] = ["answer", "tokens", "logprob"];
+const ADDED: [&str; 4] = ["answer", "tokens", "logprob", "detections"];
+/// Those that every answer has.
+const ALWAYS_ADDED: usize = 3;
 
 fn is_answer_to(answered: &Map<String, Value>, question: &Map<String, Value>) -> bool {
     let kept = |object: &Map<String, Value>| {

@@ -1,23 +1,25 @@
-//! `run`, and the task verbs that put the paper's words around the user's.
+//! `run`, and the task verbs of text, which put the paper's words around the user's.
 
 use crate::{
     args::{Args, Choosing, Opening, TaskArgs},
+    frames::{Frame, frames},
     open,
     output::{note, print, print_json, size},
 };
 use paligemma::{
     Error, Kind, Result,
+    generate::Timings,
     image::Picture,
     peak_rss,
     session::{Reply, Session},
-    text::Task,
+    text::{Asked, Task},
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::{
     io::{self, IsTerminal, Read},
     path::Path,
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The most bytes of an image that are read from stdin.
@@ -27,6 +29,7 @@ pub(super) fn run(
     args: &Args,
     model: &str,
     images_and_prompt: &[String],
+    constrain: bool,
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
@@ -45,7 +48,8 @@ pub(super) fn run(
             .expected("the images first, then the prompt")
             .into());
     }
-    answer(args, model, images, prompt, opening, choosing)
+    let images: Vec<Frame> = images.iter().cloned().map(Frame::Named).collect();
+    answer(args, model, &images, prompt, constrain, opening, choosing)
 }
 
 /// Words that a verb has no use for are a mistake.
@@ -57,36 +61,45 @@ pub(super) fn no_words(task: &TaskArgs) -> Result<()> {
         .hint("to ask a question use `ask`; to give a prompt of your own use `run`"))
 }
 
-/// Each argument is a thing, and `;` separates things within one.
-pub(super) fn things(task: &TaskArgs) -> Vec<&str> {
-    task.words.iter().flat_map(|words| words.split(';')).map(str::trim).filter(|w| !w.is_empty()).collect()
-}
-
 pub(super) fn task(args: &Args, task: &TaskArgs, prompt: &Task<'_>) -> anyhow::Result<ExitCode> {
     let prefix = prompt.prefix()?;
-    let images = std::slice::from_ref(&task.image);
-    answer(args, &task.model.model, images, &prefix, &task.opening, &task.choosing)
+    let images = frames(&task.image, task.sampling())?;
+    answer(args, &task.model.model, &images, &prefix, false, &task.opening, &task.choosing)
 }
 
 fn answer(
     args: &Args,
     model: &str,
-    images: &[String],
-    prompt: &str,
+    images: &[Frame],
+    prefix: &str,
+    constrain: bool,
     opening: &Opening,
     choosing: &Choosing,
 ) -> anyhow::Result<ExitCode> {
     let options = choosing.options()?;
-    check_images(images)?;
+    let asked = if constrain { Some(asked(prefix)?) } else { None };
+    let mut names = Vec::new();
+    for image in images {
+        if let Frame::Named(name) = image {
+            names.push(name.as_str());
+        }
+    }
+    check_images(&names)?;
     let start = Instant::now();
     let session = open::session(args, model, &opening.options(images.len(), 1, choosing))?;
     let load = start.elapsed();
     let first = Instant::now();
-    let pictures = images.iter().map(|image| read(&session, image)).collect::<Result<Vec<_>>>()?;
-    let prompt = session.prompt(&pictures, prompt)?;
+    let picture = |image: &Frame| match image {
+        Frame::Named(name) => read(&session, name),
+        Frame::Bytes(bytes) => session.decode_image(bytes),
+    };
+    let pictures = images.iter().map(picture).collect::<Result<Vec<_>>>()?;
+    let mut prompt = session.prompt(&pictures, prefix)?;
+    if let Some(asked) = &asked {
+        prompt = session.constrained(prompt, asked)?;
+    }
     let image_decode = first.elapsed();
-    let (image_tokens, prompt_tokens) =
-        (pictures.len() * session.model().config().vision.num_tokens(), prompt.ids.len());
+    let facts = Facts { load, image_decode, prompt_tokens: prompt.ids.len(), images: pictures.len() };
 
     let mut broken: Option<anyhow::Error> = None;
     let stream = !args.json;
@@ -107,55 +120,88 @@ fn answer(
     if let Some(broken) = broken {
         return Err(broken);
     }
-    let Some(Reply { text, answer }) = replies.into_iter().next() else {
+    let Some(reply) = replies.into_iter().next() else {
         return Err(Error::model("no answer").into());
     };
-    let ttft = image_decode + timings.image_encode + timings.prefill;
-    // The first token comes with the prefill; the others are decoded.
-    let decoded = timings.tokens.saturating_sub(1);
-    let tokens_per_s = if decoded == 0 { 0.0 } else { decoded as f64 / timings.decode.as_secs_f64() };
-    let peak = peak_rss().unwrap_or(0);
     if args.json {
-        print_json(&json!({
-            "text": text,
-            "tokens": answer.tokens,
-            "logprobs": answer.logprobs,
-            "prompt_tokens": prompt_tokens,
-            "image_tokens": image_tokens,
-            "finish_reason": answer.finish_reason.name(),
-            "timings": {
-                "load_s": load.as_secs_f64(),
-                "image_decode_s": image_decode.as_secs_f64(),
-                "image_encode_s": timings.image_encode.as_secs_f64(),
-                "prefill_s": timings.prefill.as_secs_f64(),
-                "ttft_s": ttft.as_secs_f64(),
-                "decode_s": timings.decode.as_secs_f64(),
-                "tokens_per_s": tokens_per_s,
-            },
-            "peak_rss_bytes": peak,
-        }))?;
+        print_json(&facts.json(&session, &reply, &timings))?;
     } else {
         print(b"\n")?;
     }
     note(
         args.quiet || args.json,
         format_args!(
-            "load {:.1} s · image {:.2} s · prefill {:.2} s · {} tokens at {tokens_per_s:.1}/s · {} · {}",
+            "load {:.1} s · image {:.2} s · prefill {:.2} s · {} tokens at {:.1}/s · {} · {}",
             load.as_secs_f64(),
             (image_decode + timings.image_encode).as_secs_f64(),
             timings.prefill.as_secs_f64(),
-            answer.tokens.len(),
-            answer.finish_reason.name(),
-            size(peak),
+            reply.answer.tokens.len(),
+            tokens_per_s(&timings),
+            reply.answer.finish_reason.name(),
+            size(peak_rss().unwrap_or(0)),
         ),
     );
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a prompt must ask for so that its answer can be constrained.
+fn asked(prefix: &str) -> Result<Asked<'_>> {
+    Asked::of(prefix).ok_or_else(|| {
+        Error::usage(format!("--constrain is for things to find, and the prompt is \"{prefix}\""))
+            .expected("`detect THING ; THING` or `segment THING ; THING`")
+    })
+}
+
+/// The first token comes with the prefill; the others are decoded.
+fn tokens_per_s(timings: &Timings) -> f64 {
+    match timings.tokens.saturating_sub(1) {
+        0 => 0.0,
+        decoded => decoded as f64 / timings.decode.as_secs_f64(),
+    }
+}
+
+/// What is known of an answer beside itself.
+pub(super) struct Facts {
+    pub(super) load: Duration,
+    pub(super) image_decode: Duration,
+    pub(super) prompt_tokens: usize,
+    pub(super) images: usize,
+}
+
+impl Facts {
+    /// What JSON says of an answer.
+    pub(super) fn json(&self, session: &Session, reply: &Reply, timings: &Timings) -> Map<String, Value> {
+        let Reply { text, answer } = reply;
+        let ttft = self.image_decode + timings.image_encode + timings.prefill;
+        let all = json!({
+            "text": text,
+            "tokens": answer.tokens,
+            "logprobs": answer.logprobs,
+            "prompt_tokens": self.prompt_tokens,
+            "image_tokens": self.images * session.model().config().vision.num_tokens(),
+            "finish_reason": answer.finish_reason.name(),
+            "timings": {
+                "load_s": self.load.as_secs_f64(),
+                "image_decode_s": self.image_decode.as_secs_f64(),
+                "image_encode_s": timings.image_encode.as_secs_f64(),
+                "prefill_s": timings.prefill.as_secs_f64(),
+                "ttft_s": ttft.as_secs_f64(),
+                "decode_s": timings.decode.as_secs_f64(),
+                "tokens_per_s": tokens_per_s(timings),
+            },
+            "peak_rss_bytes": peak_rss().unwrap_or(0),
+        });
+        match all {
+            Value::Object(all) => all,
+            _ => Map::new(),
+        }
+    }
+}
+
 /// What can be said of the images before a model is loaded.
-fn check_images(images: &[String]) -> Result<()> {
+pub(super) fn check_images(images: &[&str]) -> Result<()> {
     let hint = "the last argument is the prompt; quote a prompt of several words";
-    for image in images.iter().filter(|image| *image != "-") {
+    for &image in images.iter().filter(|image| **image != "-") {
         let path = Path::new(image);
         if !path.exists() {
             return Err(Error::input(format!("there is no image {image}")).hint(hint));
@@ -164,7 +210,7 @@ fn check_images(images: &[String]) -> Result<()> {
             return Err(Error::input(format!("{image} is a folder")).expected("an image file"));
         }
     }
-    match images.iter().filter(|image| *image == "-").count() {
+    match images.iter().filter(|image| **image == "-").count() {
         0 => Ok(()),
         1 if io::stdin().is_terminal() => {
             Err(Error::input("the image `-` is read from stdin, which is a terminal")
@@ -175,7 +221,7 @@ fn check_images(images: &[String]) -> Result<()> {
     }
 }
 
-fn read(session: &Session, image: &str) -> Result<Picture> {
+pub(super) fn read(session: &Session, image: &str) -> Result<Picture> {
     if image != "-" {
         // A file that cannot be read is a wrong input, whatever the system says of it.
         return session.read_image(Path::new(image)).map_err(|e| match e.kind() {

@@ -5,14 +5,18 @@ use crate::{
     open,
     output::{print_json, print_line, size},
 };
-use paligemma::{DType, config::GemmaGeneration};
+use paligemma::{
+    DType,
+    checkpoint::{Form, Scheme},
+    config::GemmaGeneration,
+};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub(super) fn show(args: &Args, model: &str, list: bool) -> anyhow::Result<ExitCode> {
     let checkpoint = open::checkpoint(args, model)?;
     let config = checkpoint.config();
-    let dtypes = checkpoint.dtypes();
+    let forms = checkpoint.forms();
     let memory: Vec<(usize, Vec<(String, u64)>)> = [224, 448, 896]
         .iter()
         .map(|&side| {
@@ -26,9 +30,9 @@ pub(super) fn show(args: &Args, model: &str, list: bool) -> anyhow::Result<ExitC
         .collect();
     let tensors = || {
         checkpoint.names().into_iter().map(|name| {
-            let dtype = checkpoint.dtype(&name).map_or("", DType::name);
+            let form = checkpoint.form(&name).map_or("", Form::name);
             let shape = checkpoint.shape(&name).unwrap_or_default().to_vec();
-            (name, dtype, shape)
+            (name, form, shape)
         })
     };
     let generation = match config.text.generation {
@@ -52,7 +56,8 @@ pub(super) fn show(args: &Args, model: &str, list: bool) -> anyhow::Result<ExitC
             "config": config.to_json(None),
             "parameters": checkpoint.num_parameters(),
             "bytes": checkpoint.num_bytes(),
-            "dtypes": dtypes.iter().map(|(d, n, b)| json!({"dtype": d.name(), "tensors": n, "bytes": b}))
+            "quantisation": checkpoint.scheme().map(Scheme::name),
+            "dtypes": forms.iter().map(|(d, n, b)| json!({"dtype": d.name(), "tensors": n, "bytes": b}))
                 .collect::<Vec<_>>(),
             "memory_bytes": memory,
             "tensors": tensors().map(|(n, d, s)| json!({"name": n, "dtype": d, "shape": s})).collect::<Vec<_>>(),
@@ -60,9 +65,9 @@ pub(super) fn show(args: &Args, model: &str, list: bool) -> anyhow::Result<ExitC
         return Ok(ExitCode::SUCCESS);
     }
     let (v, t) = (&config.vision, &config.text);
-    let kinds: Vec<String> = dtypes.iter().map(|(d, n, b)| format!("{n} {d} ({})", size(*b))).collect();
+    let kinds: Vec<String> = forms.iter().map(|(d, n, b)| format!("{n} {d} ({})", size(*b))).collect();
     let mut text = format!(
-        "{generation}, {} parameters\n\
+        "{generation}, {} parameters{}\n\
          \x20 {} {}\n\
          \x20 tensors     {}\n\
          \x20 image       {} px, patches of {}: {} tokens\n\
@@ -70,6 +75,7 @@ pub(super) fn show(args: &Args, model: &str, list: bool) -> anyhow::Result<ExitC
          \x20 Gemma       {} blocks, width {}, MLP {}, {} heads of {} on {} key heads\n\
          \x20 vocabulary  {} rows, <image> is {}\n",
         grouped(checkpoint.num_parameters()),
+        checkpoint.scheme().map_or(String::new(), |scheme| format!(", quantised {scheme}")),
         checkpoint.format(),
         checkpoint.path().display(),
         kinds.join(", "),

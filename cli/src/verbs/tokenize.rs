@@ -48,7 +48,7 @@ fn read_stdin() -> Result<String> {
 }
 
 /// The tokenizer of a model: in its folder, beside its file, or the file itself.
-fn of_model(args: &Args, model: &str) -> Result<Tokenizer> {
+pub(super) fn of_model(args: &Args, model: &str) -> Result<Tokenizer> {
     let path = open::find(args, model, Want::Tokenizer)?.path;
     if path.is_dir() {
         return Tokenizer::from_folder(&path);

@@ -16,13 +16,17 @@ pub(super) fn verify(
     args: &Args,
     model: &str,
     golden: &Path,
-    dtype: DType,
+    dtype: Option<DType>,
     sliding_window: bool,
 ) -> anyhow::Result<ExitCode> {
     let golden = Golden::open(golden)?;
     let checkpoint = open::checkpoint(args, model)?;
+    // A quantised model is itself only as it is stored.
+    let dtype = dtype.or(checkpoint.scheme().is_none().then_some(DType::F32));
     let model = golden.load_model(&checkpoint, dtype)?.with_sliding_window(sliding_window);
-    let verdict = compare(&model, &golden, dtype)?;
+    // Made plain again, its numbers are still those of bytes.
+    let held = dtype.filter(|_| checkpoint.scheme().is_none()).unwrap_or(DType::U8);
+    let verdict = compare(&model, &golden, held)?;
     if args.json {
         let tensors: Vec<_> = verdict
             .tensors

@@ -2,7 +2,11 @@
 
 use crate::Scene;
 use serde_json::json;
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -45,6 +49,57 @@ fn no_network_is_said_in_one_sentence() {
     }
     let ran = scene.command(&["pull", "org/absent"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert_eq!(ran.status.code(), Some(6));
+}
+
+/// A Hub that answers every request so, until the test's process ends.
+fn hub_that_says(reply: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // A request without a body ends with an empty line; what it asks for does not matter.
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                asked.push(byte[0]);
+            }
+            let _ = stream.write_all(reply.as_bytes());
+        }
+    });
+    address
+}
+
+#[test]
+fn a_model_that_is_not_ours_to_read_says_the_next_step() {
+    let scene = Scene::new();
+    let end = "Content-Length: 0\r\nConnection: close\r\n\r\n";
+    let gated = format!("HTTP/1.1 403 Forbidden\r\nX-Error-Code: GatedRepo\r\n{end}").leak();
+    let absent = format!("HTTP/1.1 404 Not Found\r\nX-Error-Code: RepoNotFound\r\n{end}").leak();
+    for (reply, token, says) in [
+        (
+            &*gated,
+            "",
+            &["is gated", "https://huggingface.co/org/name", "`hf auth login`, or set HF_TOKEN"][..],
+        ),
+        (gated, "hf_secret", &["is gated", "token from HF_TOKEN was sent"]),
+        (absent, "", &["the Hub has no model org/name", "HF_TOKEN"]),
+    ] {
+        let hub = hub_that_says(reply);
+        for args in [&["run", "org/name", "a.png", "x"][..], &["pull", "org/name"], &["show", "org/name@v1"]]
+        {
+            let mut command = scene.command(args);
+            command.env("HF_ENDPOINT", &hub).env("HF_TOKEN", token);
+            let ran = crate::Ran::from(command.output().unwrap());
+            assert!(ran.code == 6 && ran.out.is_empty(), "{args:?}: {ran:?}");
+            assert!(says.iter().all(|words| ran.err.contains(words)), "{args:?}: {ran:?}");
+            assert!(!ran.err.contains("hf_secret"), "{ran:?}");
+        }
+    }
+    assert_eq!(scene.json(&["ls"]), json!({ "models": [] }));
 }
 
 #[test]

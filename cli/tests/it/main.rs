@@ -1,15 +1,21 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod bench;
 mod convert;
+mod data;
+mod drift;
+mod find;
 mod help;
 mod hub;
 mod manners;
+mod mask;
 mod predict;
 mod run;
 mod tokenize;
 mod verify;
 
-use serde_json::Value;
+use paligemma::model::VqVae;
+use serde_json::{Map, Value, json};
 use std::{
     fs,
     io::Write,
@@ -20,7 +26,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 22] = [
     "run",
     "caption",
     "ask",
@@ -28,11 +34,15 @@ const VERBS: [&str; 18] = [
     "detect",
     "segment",
     "predict",
+    "mask",
+    "data",
     "show",
     "convert",
+    "drift",
     "tokenize",
     "verify",
     "random",
+    "bench",
     "pull",
     "ls",
     "rm",
@@ -66,6 +76,27 @@ impl Scene {
 
     fn write(&self, name: &str, contents: impl AsRef<[u8]>) {
         fs::write(self.path(name), contents).unwrap();
+    }
+
+    /// A masks' model of random weights, as a file of its published names.
+    fn write_vqvae(&self, name: &str) {
+        let (mut header, mut data, mut state) = (Map::new(), Vec::new(), 0x9e37_79b9_7f4a_7c15u64);
+        for (name, shape) in VqVae::tensors() {
+            let from = data.len();
+            let inputs = if shape.len() == 4 { shape[1..].iter().product() } else { 3 };
+            let scale = (6.0 / inputs as f32).sqrt();
+            for _ in 0..shape.iter().product() {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let number = (state >> 40) as f32 / (1 << 23) as f32 - 1.0;
+                data.extend((number * scale).to_le_bytes());
+            }
+            let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [from, data.len()] });
+            header.insert(name, tensor);
+        }
+        let header = Value::Object(header).to_string().into_bytes();
+        self.write(name, [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat());
     }
 
     fn read(&self, name: &str) -> String {

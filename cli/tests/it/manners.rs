@@ -55,6 +55,19 @@ fn wrong_things_have_their_code_and_their_sentence() {
         (&["ocr", "m", "a.png", "word"], 2),
         (&["ask", "m", "a.png"], 2),
         (&["detect", "m", "a.png", " ; "], 2),
+        (&["detect", "m", "a.png", "cat", "--threshold", "2"], 2),
+        (&["detect", "m", "a.png", "cat", "--nms", "-1"], 2),
+        (&["detect", "m", "a.png", "cat", "--box-scale", "1000"], 2),
+        (&["detect", "m", "a.png", "cat", "--stop", "a"], 2),
+        (&["detect", "m", "a.png", "cat", "--free", "--constrain"], 2),
+        (&["detect", "m", "a.png", "cat", "-o", "found.jpg"], 2),
+        (&["detect", "m", ".", "cat", "-o", "found.png"], 2),
+        (&["detect", "m", "a.png", "<loc0001>"], 2),
+        (&["detect", "m", "*.gif", "cat"], 3),
+        (&["detect", "m", "***", "cat"], 2),
+        (&["detect", "m", "empty", "cat"], 3),
+        (&["segment", "m", "a.png", "cat"], 2),
+        (&["run", "m", "a.png", "caption en", "--constrain"], 2),
         (&["predict", "m", "absent.jsonl"], 3),
         (&["predict", "m", "."], 3),
         (&["predict", "m", "a.png", "--batch", "0"], 2),
@@ -93,6 +106,7 @@ fn stdout_is_data_and_stderr_the_rest() {
 fn every_verb_prints_one_object_as_json() {
     let scene = Scene::new();
     scene.write("d.jsonl", r#"{"image":"a.png","prefix":"x"}"#);
+    scene.write_vqvae("vae");
     let (model, held) = (golden("model/pg2"), golden("model/hf_pg2.safetensors"));
     let verbs: &[&[&str]] = &[
         &["run", "m", "a.png", "x", "-n", "2"],
@@ -100,7 +114,8 @@ fn every_verb_prints_one_object_as_json() {
         &["ask", "m", "a.png", "what", "-n", "2"],
         &["ocr", "m", "a.png", "-n", "2"],
         &["detect", "m", "a.png", "cat", "-n", "2"],
-        &["segment", "m", "a.png", "cat", "-n", "2"],
+        &["segment", "m", "a.png", "cat", "-n", "2", "--vqvae", "vae"],
+        &["mask", "decode", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "--vqvae", "vae"],
         &["predict", "m", "d.jsonl", "-n", "2"],
         &["predict", "m", "d.jsonl", "-n", "2", "-o", "o.jsonl"],
         &["show", "m"],
@@ -108,6 +123,7 @@ fn every_verb_prints_one_object_as_json() {
         &["tokenize", "m", "x"],
         &["verify", &model, &held],
         &["random", "tiny", "n"],
+        &["bench", "m", "--repeat", "1"],
         &["ls"],
         &["doctor"],
         &["completions", "bash"],
@@ -235,12 +251,17 @@ fn ctrl_c_ends_any_work_with_130() {
     crate::interrupt(&child);
     let ran = crate::Ran::from(child.wait_with_output().unwrap());
     assert_eq!((ran.code, ran.err.as_str()), (130, "error: cancelled\n"));
-    // While a checkpoint is written, which looks at nothing.
-    let child = scene.command(&["random", "3b-224", "large"]).spawn().unwrap();
-    while !scene.path("large.unfinished").exists() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    crate::interrupt(&child);
-    assert_eq!(crate::code_in_time(child), Some(130));
-    assert!(!scene.path("large").exists());
+    // While a checkpoint is written: nothing of it is left.
+    let stopped = |args: &[&str], unfinished: &str| {
+        let child = scene.command(args).spawn().unwrap();
+        while !scene.path(unfinished).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        crate::interrupt(&child);
+        assert_eq!(crate::code_in_time(child), Some(130), "{args:?}");
+        let left: Vec<_> =
+            fs::read_dir(scene.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("large")), "{args:?}: {left:?}");
+    };
+    stopped(&["random", "3b-224", "large"], "large.unfinished");
 }

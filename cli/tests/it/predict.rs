@@ -216,3 +216,39 @@ fn images_are_looked_for_beside_the_data_then_here() {
     let scores: Vec<Value> = lines(&ran.out).into_iter().map(|l| l["logprob"].clone()).collect();
     assert!(scores.len() == 4 && scores.iter().all(|s| *s == scores[0]), "{scores:?}");
 }
+
+#[test]
+fn objects_are_added_where_they_are_asked_for() {
+    let scene = Scene::new();
+    scene.write_vqvae("vae");
+    let prefixes = ["detect cat", "segment dog ; cat", "caption en"];
+    let line = |prefix: &&str| format!("{{\"image\":\"a.png\",\"prefix\":\"{prefix}\"}}\n");
+    scene.write("d.jsonl", prefixes.iter().map(line).collect::<String>());
+    let args = ["predict", "m", "d.jsonl", "-n", "80", "--temperature", "1", "--seed", "2"];
+    let of = |more: &[&str]| lines(&scene.run(&[&args, more].concat()).out);
+    let constrained = of(&["--constrain", "--vqvae", "vae"]);
+    assert!(keys(&constrained[0]).ends_with(&["answer", "tokens", "logprob", "detections"]));
+    assert!(keys(&constrained[2]).ends_with(&["answer", "tokens", "logprob"]), "{}", constrained[2]);
+    for (answer, masks) in constrained[..2].iter().zip([false, true]) {
+        let objects = answer["detections"].as_array().unwrap();
+        assert!(!objects.is_empty(), "{answer}");
+        let alone = scene.json(
+            &[&["run", "m", "a.png", answer["prefix"].as_str().unwrap(), "--constrain"], &args[3..]].concat(),
+        );
+        assert_eq!(alone["text"], answer["answer"]);
+        for object in objects {
+            let mut want = vec!["label", "box", "score"];
+            if masks {
+                want.extend(["codes", "mask"]);
+            }
+            assert_eq!(keys(object), want);
+            assert!(["cat", "dog"].contains(&object["label"].as_str().unwrap()));
+        }
+    }
+    // Free, this model says no object; the key is there all the same, and the lines are taken up again.
+    let free = of(&[]);
+    assert_eq!((&free[0]["detections"], free[2].get("detections")), (&json!([]), None));
+    assert_eq!(scene.run(&[&args[..], &["-o", "o.jsonl"]].concat()).code, 0);
+    let ran = scene.run(&[&args[..], &["-o", "o.jsonl", "--json"]].concat());
+    assert_eq!(ran.json()["resumed"], json!(3));
+}

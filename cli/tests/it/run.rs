@@ -110,20 +110,33 @@ fn the_end_of_the_answer_is_not_among_its_tokens() {
 #[test]
 fn the_task_verbs_put_the_papers_words_around_ours() {
     let scene = Scene::new();
+    scene.write_vqvae("vae");
     for (task, prompt) in [
         (&["caption", "m", "a.png"][..], "caption en"),
         (&["caption", "m", "a.png", "--lang", "de"], "caption de"),
         (&["ask", "m", "a.png", "Where", "is it?"], "answer en Where is it?"),
         (&["ask", "m", "a.png", "Wo?", "--lang", "de"], "answer de Wo?"),
         (&["ocr", "m", "a.png"], "ocr"),
-        (&["detect", "m", "a.png", "cat"], "detect cat"),
-        (&["detect", "m", "a.png", "cat ; dog", "coffee cup"], "detect cat ; dog ; coffee cup"),
-        (&["segment", "m", "a.png", "cat"], "segment cat"),
+        (&["detect", "m", "a.png", "cat", "--free"], "detect cat"),
+        (&["detect", "m", "a.png", "cat ; dog", "coffee cup", "--free"], "detect cat ; dog ; coffee cup"),
+        (&["segment", "m", "a.png", "cat", "--free", "--vqvae", "vae"], "segment cat"),
     ] {
         let asked = scene.json(&[task, &DRAWN[..]].concat());
         let ours = scene.json(&drawn(&["a.png", prompt]));
         assert_eq!((said(&asked), &asked["logprobs"]), (said(&ours), &ours["logprobs"]), "{task:?}");
     }
+}
+
+#[test]
+fn constrained_answers_are_of_what_the_prompt_asks_for() {
+    let scene = Scene::new();
+    const SEED: [&str; 6] = ["--temperature", "1", "--seed", "3", "-n", "60"];
+    let of = |args: &[&str]| scene.json(&[args, &SEED].concat());
+    let answer = of(&["run", "m", "a.png", "detect cat ; dog", "--constrain"]);
+    assert_eq!(said(&answer), said(&of(&["detect", "m", "a.png", "cat", "dog"])));
+    let objects = paligemma::text::parse_answer(answer["text"].as_str().unwrap());
+    assert!(objects.malformed.is_empty() && !objects.objects.is_empty(), "{answer}");
+    assert_eq!(answer["finish_reason"], json!("eos"));
 }
 
 #[test]
@@ -196,4 +209,61 @@ fn what_cannot_fit_in_memory_is_refused_before_it_is_loaded() {
         assert!(ran.code == 5 && ran.out.is_empty(), "{ran:?}");
         assert!(ran.err.contains(" are available") && ran.err.contains("--max-tokens"), "{ran:?}");
     }
+}
+
+#[test]
+fn frames_of_a_folder_are_taken_with_a_stride_and_short_clips_repeated() {
+    let scene = Scene::new();
+    fs::create_dir(scene.path("clip")).unwrap();
+    for (i, image) in ["a.png", "b.jpg", "b.jpg", "a.png", "b.jpg"].iter().enumerate() {
+        fs::copy(scene.path(image), scene.path(&format!("clip/{i:03}.{}", &image[2..]))).unwrap();
+    }
+    scene.write("clip/notes.txt", "");
+    let of = |args: &[&str]| said(&scene.json(&[args, &DRAWN[..]].concat()));
+    // Frames 0, 2, 4, and again.
+    let clip = of(&["caption", "m", "clip", "--frames", "4", "--stride", "2"]);
+    assert_eq!(clip, of(&["run", "m", "a.png", "b.jpg", "b.jpg", "a.png", "caption en"]));
+    let clip = of(&["ask", "m", "clip", "what?", "--frames", "2", "--stride", "1"]);
+    assert_eq!(clip, of(&["run", "m", "a.png", "b.jpg", "answer en what?"]));
+    let usual = scene.json(&["caption", "m", "clip", "-n", "1"]);
+    assert_eq!(usual["image_tokens"], json!(16 * 256));
+    fs::create_dir(scene.path("none")).unwrap();
+    let ran = scene.run(&["caption", "m", "none"]);
+    assert!(ran.code == 3 && ran.err.contains("no picture in none"), "{ran:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_video_is_read_by_ffmpeg() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    scene.write("clip.mp4", "a video");
+    // There is no PATH, and no ffmpeg.
+    let ran = scene.run(&["caption", "m", "clip.mp4"]);
+    assert!(ran.code == 3 && ran.err.contains("ffmpeg") && ran.err.contains("clip.mp4"), "{ran:?}");
+    // One that gives two frames and keeps what it was asked.
+    let ffmpeg = |script: &str| {
+        scene.write("ffmpeg", format!("#!/bin/sh\n{script}\n"));
+        fs::set_permissions(scene.path("ffmpeg"), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let run = |args: &[&str]| {
+        let path = format!("{}:/usr/bin:/bin", scene.path("").display());
+        crate::Ran::from(scene.command(args).env("PATH", path).output().unwrap())
+    };
+    ffmpeg("echo \"$@\" > asked; cat a.png a.png");
+    let args = ["caption", "m", "clip.mp4", "--frames", "3", "--stride", "7"];
+    let ran = run(&[&args[..], &DRAWN, &["--json"]].concat());
+    let three = [&["run", "m", "a.png", "a.png", "a.png", "caption en"], &DRAWN[..]].concat();
+    assert_eq!(said(&ran.json()), said(&scene.json(&three)));
+    let asked = scene.read("asked");
+    assert!(
+        asked.contains("-i file:clip.mp4") && asked.contains("mod(n\\,7)") && asked.contains("-frames:v 3"),
+        "{asked}"
+    );
+    ffmpeg("echo clip.mp4: broken >&2; exit 1");
+    let ran = run(&args);
+    assert!(ran.code == 3 && ran.err.contains("cannot read the video: clip.mp4: broken"), "{ran:?}");
+    ffmpeg("exit 0");
+    let ran = run(&args);
+    assert!(ran.code == 3 && ran.err.contains("no frames"), "{ran:?}");
 }

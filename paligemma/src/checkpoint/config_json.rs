@@ -2,6 +2,7 @@
 //! model reads are ignored, as files of many versions carry many of them.
 //! Source: transformers/models/{paligemma,gemma,gemma2,siglip}/configuration_*.py.
 
+use super::quantised::Scheme;
 use crate::{
     Error, Result,
     config::{Config, GemmaGeneration, TextConfig, VisionConfig, limits},
@@ -20,6 +21,8 @@ pub(crate) struct ConfigFile {
     pub(crate) has_pooling_head: bool,
     /// Whether the output head is the embedding table.
     pub(crate) is_tied: bool,
+    /// How the matrices are quantised, if they are.
+    pub(crate) scheme: Option<Scheme>,
     /// All keys as they stand.
     pub(crate) json: Value,
 }
@@ -114,6 +117,7 @@ pub(crate) fn torch_name(dtype: DType) -> &'static str {
         DType::F32 => "float32",
         DType::BF16 => "bfloat16",
         DType::F16 => "float16",
+        DType::U8 => "uint8",
     }
 }
 
@@ -138,14 +142,12 @@ impl ConfigFile {
         };
         let top = Section { path: "", keys: top };
         top.one_of("model_type", "paligemma", &["paligemma"])?;
-        for key in ["quantization_config", "compression_config"] {
-            if top.keys.get(key).is_some_and(|v| !v.is_null()) {
-                return Err(Error::model(format!(
-                    "{key} is set, and quantised Hugging Face files are not supported"
-                ))
+        let set = |key| top.keys.get(key).filter(|v| !v.is_null());
+        if set("compression_config").is_some() {
+            return Err(Error::model("compression_config is set, and compressed files are not supported")
                 .hint("use the repository with the bfloat16 or float32 weights"));
-            }
         }
+        let scheme = set("quantization_config").map(Scheme::from_json).transpose()?;
         let empty = Map::new();
         let (vision, is_vision_absent) = top.section("vision_config", &empty)?;
         let (text, is_text_absent) = top.section("text_config", &empty)?;
@@ -188,6 +190,7 @@ impl ConfigFile {
             config,
             has_pooling_head: vision.flag("vision_use_head", !is_vision_absent)?,
             is_tied: top.flag("tie_word_embeddings", true)?,
+            scheme,
             json,
         })
     }

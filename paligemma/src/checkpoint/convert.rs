@@ -3,14 +3,17 @@
 use super::{
     names,
     open::{Checkpoint, Format, sidecar},
+    quantised::{Form, Scheme, dequantise},
     recognise::recognise,
     write::{Target, check_is_free, write_file, write_npz, write_safetensors},
 };
-use crate::{Error, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
-use paligemma_tensor::DType;
+use crate::{Error, Kind, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
+use paligemma_tensor::{DType, Weight};
 use serde_json::{Value, json};
 use std::{
+    cell::Cell,
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +26,9 @@ pub struct Summary {
     pub format: Format,
     /// Number of tensors, under our names.
     pub num_tensors: usize,
-    /// Bytes of the tensors.
+    /// How its matrices are quantised.
+    pub scheme: Option<Scheme>,
+    /// Bytes of the tensors, scales included.
     pub num_bytes: u64,
     /// Rows of the embedding table from `<image>` on, which an npz does not have.
     pub dropped_rows: usize,
@@ -49,51 +54,96 @@ const TOKENIZER: [&str; 5] = [COMPANIONS[0], COMPANIONS[1], COMPANIONS[2], COMPA
 const TOKENS: [&str; 2] = [COMPANIONS[0], COMPANIONS[1]];
 
 /// Writes `input` to `out`: a big_vision npz if `out` ends in `.npz`, else a Hugging Face folder. Tensors
-/// keep their types unless `dtype` is given. An npz has no embedding rows from `<image>` on; all else is
-/// carried over to the bit, and what the tensors of an npz cannot tell stands in `STEM.config.json` beside
-/// it. `progress` is told the bytes written and the bytes in all. One tensor is held in memory at a time.
+/// keep their forms unless `form` is given; with a scheme, those that it does not take keep theirs. An npz has no
+/// embedding rows from `<image>` on; all else is carried over to the bit, and what the tensors of an npz cannot tell
+/// stands in `STEM.config.json` beside
+/// it. `progress` is told the bytes written and the bytes in all, and may break off. One tensor is held in memory at a
+/// time.
 ///
 /// # Errors
-/// `Kind::Usage` if `out` exists or layers of one stacked tensor differ in type; `Kind::Model` if the input
-/// turns out damaged; `Kind::Io` or `Kind::Resource` from writing. Nothing is then left under `out`.
+/// `Kind::Usage` if `out` exists, a quantised model shall become an npz or be quantised anew, or layers of one stacked
+/// tensor differ in type; `Kind::Model` if the input turns out damaged; `Kind::Io` or `Kind::Resource` from writing;
+/// `Kind::Cancelled`. Nothing is then left under `out`.
 pub fn convert(
     input: &Checkpoint,
     out: &Path,
-    dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    form: Option<Form>,
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
     check_is_free(out)?;
     let is_npz = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
-    if is_npz { to_npz(input, out, dtype, progress) } else { to_folder(input, out, dtype, progress) }
+    let plain = "--dtype f32, bf16 or f16 makes plain numbers of a quantised model";
+    match (input.scheme(), form) {
+        (_, Some(Form::Quantised(scheme))) if is_npz => {
+            Err(Error::usage(format!("an npz cannot be {scheme}: big_vision has no quantised weights"))
+                .expected("a folder as OUT"))
+        }
+        (Some(from), None) if is_npz => {
+            Err(Error::usage(format!("the model is {from}, and big_vision has no quantised weights"))
+                .at(input.path().display().to_string())
+                .hint(plain))
+        }
+        (Some(from), Some(Form::Quantised(to))) if from != to => {
+            Err(Error::usage(format!("the model is {from} and would lose twice as {to}"))
+                .at(input.path().display().to_string())
+                .expected(format!("the model from which it was made, to quantise that as {to}"))
+                .hint(plain))
+        }
+        (_, Some(Form::Plain(dtype))) if is_npz => to_npz(input, out, Some(dtype), progress),
+        _ if is_npz => to_npz(input, out, None, progress),
+        _ => to_folder(input, out, form, progress),
+    }
 }
 
-/// Each tensor of `config` with the type that it shall have.
-fn targets(input: &Checkpoint, config: &Config, dtype: Option<DType>) -> Vec<Target> {
-    let dtype_of = |name: &str| dtype.or_else(|| input.dtype(name)).unwrap_or(DType::F32);
+/// Between two tensors: whether `progress` broke off.
+fn check_stopped(is_stopped: &Cell<bool>) -> Result<()> {
+    if is_stopped.get() { Err(Error::new(Kind::Cancelled, "cancelled")) } else { Ok(()) }
+}
+
+/// Each tensor of `config` with the form that it shall have.
+fn targets(input: &Checkpoint, config: &Config, form: Option<Form>) -> Vec<Target> {
+    let form_of = |named: &names::Named| {
+        let stored = input.form(&named.name).unwrap_or(Form::Plain(DType::F32));
+        match (form, stored) {
+            (Some(Form::Plain(dtype)), _) => Form::Plain(dtype),
+            (Some(Form::Quantised(scheme)), Form::Plain(dtype)) => scheme.form_of(named, dtype),
+            _ => stored,
+        }
+    };
     let named = names::tensors(config, names::is_fused(config)).into_iter();
-    named.map(|named| Target { dtype: dtype_of(&named.name), named }).collect()
+    named.map(|named| Target { form: form_of(&named), named }).collect()
 }
 
 fn num_bytes(targets: &[Target]) -> u64 {
-    targets.iter().map(|t| (t.named.len() * t.dtype.size()) as u64).sum()
+    targets.iter().map(Target::len).sum()
 }
 
 fn to_folder(
     input: &Checkpoint,
     out: &Path,
-    dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    form: Option<Form>,
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
-    let targets = targets(input, input.config(), dtype);
+    let targets = targets(input, input.config(), form);
     let (num_tensors, total) = (targets.len(), num_bytes(&targets));
-    let uniform = dtype.or(match &input.dtypes()[..] {
-        [(dtype, ..)] => Some(*dtype),
+    let (dtype, scheme) = match form {
+        Some(Form::Plain(dtype)) => (Some(dtype), None),
+        Some(Form::Quantised(scheme)) => (None, Some(scheme)),
+        None => (None, input.scheme()),
+    };
+    let uniform = dtype.or(match &input.forms()[..] {
+        [(Form::Plain(dtype), ..)] => Some(*dtype),
         _ => None,
     });
-    let config = match (input.format(), input.json()) {
+    let mut config = match (input.format(), input.json()) {
         (Format::Safetensors, Some(json)) => carried_over(json, dtype),
         _ => input.config().to_json(uniform),
     };
+    match (scheme, config.as_object_mut()) {
+        (Some(scheme), _) => config["quantization_config"] = scheme.to_json(),
+        (None, Some(keys)) => drop(keys.shift_remove("quantization_config")),
+        (None, None) => {}
+    }
     let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
     let mut files = Vec::new();
     for name in names {
@@ -112,17 +162,22 @@ fn to_folder(
             files.push(("tokenizer_config.json".into(), stand_in_tokenizer_config()));
         }
     }
+    let is_stopped = Cell::new(false);
     let mut done = 0;
     let mut wrote = |bytes| {
         done += bytes;
-        progress(done, total);
+        is_stopped.set(is_stopped.get() || progress(done, total).is_break());
     };
-    let mut tensor = |target: &Target| input.tensor(&target.named.name);
-    write_safetensors(out, &config, targets, &files, &mut tensor, &mut wrote)?;
+    let mut weight = |target: &Target| {
+        check_stopped(&is_stopped)?;
+        input.weight(&target.named.name)
+    };
+    write_safetensors(out, &config, scheme, targets, &files, &mut weight, &mut wrote)?;
     Ok(Summary {
         path: out.to_path_buf(),
         format: Format::Safetensors,
         num_tensors,
+        scheme,
         num_bytes: total,
         dropped_rows: 0,
         files: files.into_iter().map(|(name, _)| out.join(name)).collect(),
@@ -157,7 +212,7 @@ fn to_npz(
     input: &Checkpoint,
     out: &Path,
     dtype: Option<DType>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Summary> {
     let mut config = input.config().clone();
     let rows = config.text.vocab_size.min(config.image_token_index);
@@ -166,14 +221,14 @@ fn to_npz(
     }
     let dropped_rows = config.text.vocab_size - rows;
     config.text.vocab_size = rows;
-    let targets = targets(input, &config, dtype);
+    let targets = targets(input, &config, dtype.map(Form::Plain));
     let mut of_key: Vec<&Target> = targets.iter().collect();
     of_key.sort_by_key(|t| t.named.key);
     for pair in of_key.windows(2) {
-        if pair[0].named.key == pair[1].named.key && pair[0].dtype != pair[1].dtype {
+        if pair[0].named.key == pair[1].named.key && pair[0].form != pair[1].form {
             return Err(Error::usage(format!(
                 "{:?} is {} and {:?} is {}, and an npz stacks both in {:?}",
-                pair[0].named.name, pair[0].dtype, pair[1].named.name, pair[1].dtype, pair[0].named.key
+                pair[0].named.name, pair[0].form, pair[1].named.name, pair[1].form, pair[0].named.key
             ))
             .hint("choose one type for all with --dtype"));
         }
@@ -199,13 +254,19 @@ fn to_npz(
             write_file(path, |file| file.bytes(bytes))?;
             files.push(path.clone());
         }
+        let is_stopped = Cell::new(false);
         let mut done = 0;
         let mut wrote = |bytes| {
             done += bytes;
-            progress(done, total);
+            is_stopped.set(is_stopped.get() || progress(done, total).is_break());
         };
         let mut tensor = |target: &Target| {
-            let tensor = input.tensor(&target.named.name)?;
+            check_stopped(&is_stopped)?;
+            let tensor = match (input.weight(&target.named.name)?, dtype) {
+                (Weight::Plain(tensor), _) => tensor,
+                // What was asked for is plain, as this is an npz.
+                (quantised, dtype) => dequantise(&quantised, dtype.unwrap_or(DType::F32)),
+            };
             let is_cut = tensor.shape()[0] > target.named.shape[0];
             Ok(if is_cut { tensor.rows(0, target.named.shape[0]) } else { tensor })
         };
@@ -222,6 +283,7 @@ fn to_npz(
         path: out.to_path_buf(),
         format: Format::Npz,
         num_tensors: targets.len(),
+        scheme: None,
         num_bytes: total,
         dropped_rows,
         files,

@@ -19,7 +19,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use cache::{CachedModel, Removed, cached_models, free_space, remove};
+pub use cache::{CachedModel, Removed, cached_models, remove};
 
 use super::locate;
 use crate::{Error, Kind, Result};

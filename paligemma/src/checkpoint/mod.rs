@@ -2,20 +2,27 @@
 
 mod config_json;
 mod convert;
+mod disk;
 pub mod hub;
 pub mod locate;
 mod memory;
 pub mod names;
 mod npz;
 mod open;
+mod quantised;
 mod random;
 mod recognise;
 pub(crate) mod safetensors;
+mod tensors;
 mod write;
 
 pub use convert::{Summary, convert};
+pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
-pub use random::random_folder;
-pub use write::write_folder;
+pub(crate) use quantised::dequantise;
+pub use quantised::{Form, Scheme};
+pub use random::{random_folder, random_weights};
+pub use tensors::NamedTensors;
+pub use write::{write_folder, write_new};

@@ -348,14 +348,23 @@ mod tests {
 
     #[test]
     fn parameters_are_as_many_as_published() {
-        // The totals of facts.md, with 257,152 embedding rows.
+        // With 257,152 embedding rows.
         let cases = [
             ("3b-224", 2_923_335_408u64),
+            ("3b-448", 2_924_220_144),
             ("3b-896", 2_927_759_088),
+            ("2-3b-224", 3_032_094_960),
             ("2-3b-448", 3_032_979_696),
+            ("2-3b-896", 3_036_518_640),
             ("2-10b-224", 9_662_409_456),
+            ("2-10b-448", 9_663_294_192),
+            ("2-10b-896", 9_666_833_136),
+            ("2-28b-224", 27_650_192_112),
+            ("2-28b-448", 27_651_076_848),
             ("2-28b-896", 27_654_615_792),
         ];
+        let published = Config::published_names().into_iter().filter(|name| !name.ends_with("tiny"));
+        assert!(published.eq(cases.iter().map(|(name, _)| *name)));
         for (name, expected) in cases {
             let mut config = Config::published(name).unwrap();
             config.text.vocab_size = 257_152;

@@ -4,11 +4,13 @@ use super::{
     config_json::ConfigFile,
     names::{self, Extra, Named},
     npz::{self, Npz},
+    quantised::{self, Form, Scheme},
     recognise::recognise,
     safetensors::{self, Stored},
 };
 use crate::{Error, Result, config::Config};
-use paligemma_tensor::{DType, MappedFile, Tensor};
+use ::safetensors::Dtype;
+use paligemma_tensor::{DType, MappedFile, Tensor, Weight};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -49,6 +51,7 @@ pub struct Checkpoint {
     path: PathBuf,
     files: Vec<PathBuf>,
     source: Source,
+    scheme: Option<Scheme>,
     /// In the order in which the model uses them.
     tensors: Vec<Entry>,
     by_name: HashMap<String, usize>,
@@ -63,11 +66,19 @@ enum Source {
 #[derive(Debug)]
 struct Entry {
     named: Named,
-    dtype: DType,
+    form: Form,
     /// The file of a safetensors tensor or the member of an npz.
     part: usize,
     /// Byte position of the tensor in its file, or of its slice in the member's data.
     offset: usize,
+    /// File and byte position of a quantised tensor's scales.
+    scale: Option<(usize, usize)>,
+}
+
+impl Entry {
+    fn num_bytes(&self) -> u64 {
+        self.form.num_bytes(&self.named.shape)
+    }
 }
 
 impl Checkpoint {
@@ -160,6 +171,21 @@ impl Checkpoint {
         let mut stored: Vec<(usize, Stored)> = Vec::new();
         for (part, path) in paths.iter().enumerate() {
             let (map, tensors) = safetensors::open(path)?;
+            let says = safetensors::metadata(&map, quantised::METADATA);
+            if says.as_deref() != file.scheme.map(Scheme::name) {
+                let or_none = |name: Option<&str>| name.map_or("none".to_owned(), |name| format!("{name:?}"));
+                return Err(Error::model(format!(
+                    "{} in the file's metadata is {}",
+                    quantised::METADATA,
+                    or_none(says.as_deref())
+                ))
+                .at(path.display().to_string())
+                .expected(format!(
+                    "{}, as quantization_config in config.json says",
+                    or_none(file.scheme.map(Scheme::name))
+                ))
+                .hint("config.json and the weights are of different conversions"));
+            }
             maps.push(map);
             stored.extend(tensors.into_iter().map(|tensor| (part, tensor)));
         }
@@ -181,7 +207,9 @@ impl Checkpoint {
         let place = path.display().to_string();
         let tensors = match_safetensors(&file, &stored, &maps).map_err(|e| e.at(place))?;
         let source = Source::Safetensors(maps);
-        Ok(Checkpoint::assemble(file.config, Some(file.json), path, paths, source, tensors))
+        let mut checkpoint = Checkpoint::assemble(file.config, Some(file.json), path, paths, source, tensors);
+        checkpoint.scheme = file.scheme;
+        Ok(checkpoint)
     }
 
     fn open_npz(path: &Path, paths: Vec<PathBuf>) -> Result<Checkpoint> {
@@ -190,6 +218,10 @@ impl Checkpoint {
         let sidecar = sidecar(path).filter(|sidecar| sidecar.exists());
         let file = sidecar.as_deref().map(read_config).transpose()?;
         let (tensors, config) = (|| {
+            if let Some(scheme) = file.as_ref().and_then(|file| file.scheme) {
+                return Err(Error::model(format!("the config beside the npz says that it is {scheme}"))
+                    .expected("plain numbers; no npz is quantised"));
+            }
             let config = match &file {
                 Some(file) => file.config.clone(),
                 None => {
@@ -214,7 +246,7 @@ impl Checkpoint {
         tensors: Vec<Entry>,
     ) -> Checkpoint {
         let by_name = tensors.iter().enumerate().map(|(i, e)| (e.named.name.clone(), i)).collect();
-        Checkpoint { config, json, path: path.to_path_buf(), files, source, tensors, by_name }
+        Checkpoint { config, json, path: path.to_path_buf(), files, source, scheme: None, tensors, by_name }
     }
 
     /// The shape of the model.
@@ -255,9 +287,14 @@ impl Checkpoint {
         self.tensors.iter().map(|e| e.named.name.clone()).collect()
     }
 
-    /// The type of a tensor as stored.
-    pub fn dtype(&self, name: &str) -> Option<DType> {
-        self.by_name.get(name).map(|&i| self.tensors[i].dtype)
+    /// How the matrices are quantised, if they are.
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.scheme
+    }
+
+    /// How a tensor is stored.
+    pub fn form(&self, name: &str) -> Option<Form> {
+        self.by_name.get(name).map(|&i| self.tensors[i].form)
     }
 
     /// The shape of a tensor, in Hugging Face's layout.
@@ -265,14 +302,14 @@ impl Checkpoint {
         self.by_name.get(name).map(|&i| &self.tensors[i].named.shape[..])
     }
 
-    /// The types in which tensors are stored, with the number of tensors and their bytes, largest first.
-    pub fn dtypes(&self) -> Vec<(DType, usize, u64)> {
-        let mut all: Vec<(DType, usize, u64)> = Vec::new();
+    /// The forms in which tensors are stored, with the number of tensors and their bytes, largest first.
+    pub fn forms(&self) -> Vec<(Form, usize, u64)> {
+        let mut all: Vec<(Form, usize, u64)> = Vec::new();
         for entry in &self.tensors {
-            let bytes = (entry.named.len() * entry.dtype.size()) as u64;
-            match all.iter_mut().find(|(dtype, ..)| *dtype == entry.dtype) {
+            let bytes = entry.num_bytes();
+            match all.iter_mut().find(|(form, ..)| *form == entry.form) {
                 Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + bytes),
-                None => all.push((entry.dtype, 1, bytes)),
+                None => all.push((entry.form, 1, bytes)),
             }
         }
         all.sort_by_key(|(.., bytes)| std::cmp::Reverse(*bytes));
@@ -284,19 +321,31 @@ impl Checkpoint {
         self.tensors.iter().map(|e| e.named.len() as u64).sum()
     }
 
-    /// Bytes of all tensors as stored.
+    /// Bytes of all tensors as stored, scales included.
     pub fn num_bytes(&self) -> u64 {
-        self.dtypes().iter().map(|(.., bytes)| bytes).sum()
+        self.forms().iter().map(|(.., bytes)| bytes).sum()
     }
 
-    /// A tensor in Hugging Face's layout and in the type in which it is stored. From safetensors it reads
+    /// A plain tensor in Hugging Face's layout and in the type in which it is stored. From safetensors it reads
     /// the file in place; from an npz it is copied where its layout differs. An npz is read fastest in the
     /// order of [`Checkpoint::names`], and each of its members is checked against its checksum when first
     /// read (deflated ones where their last tensor is read).
     ///
     /// # Errors
-    /// `Kind::Usage` if the model has no such tensor, `Kind::Model` if an npz turns out damaged.
+    /// `Kind::Usage` if the model has no such tensor or it is quantised, `Kind::Model` if an npz turns out damaged.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        match self.weight(name)? {
+            Weight::Plain(tensor) => Ok(tensor),
+            quantised => Err(Error::usage(format!("tensor {name:?} is {}", quantised.type_name()))
+                .expected("f32, bf16 or f16")),
+        }
+    }
+
+    /// A tensor as it is stored, plain as [`Checkpoint::tensor`] gives it or quantised; the file's bytes in place.
+    ///
+    /// # Errors
+    /// `Kind::Usage` if the model has no such tensor, `Kind::Model` if an npz turns out damaged.
+    pub fn weight(&self, name: &str) -> Result<Weight> {
         let Some(&i) = self.by_name.get(name) else {
             let error = Error::usage(format!("the model has no tensor {name:?}"));
             return Err(match names::nearest(name, self.by_name.keys().map(String::as_str)) {
@@ -304,18 +353,40 @@ impl Checkpoint {
                 None => error,
             });
         };
-        let Entry { named, dtype, part, offset } = &self.tensors[i];
+        let entry = &self.tensors[i];
+        match (&self.source, entry.form, entry.scale, &entry.named.shape[..]) {
+            (
+                Source::Safetensors(maps),
+                Form::Quantised(scheme),
+                Some((scale_part, scale_offset)),
+                &[n, k],
+            ) => {
+                let mapped = |part: usize, offset, dtype, shape: &[usize]| {
+                    Tensor::from_mapped(&maps[part], offset, dtype, shape)
+                };
+                let values = scheme.values_shape(n, k).unwrap_or_default();
+                let (dtype, shape) = scheme.scale(n, k);
+                let scale = mapped(scale_part, scale_offset, dtype, &shape);
+                Ok(scheme.weight(&mapped(entry.part, entry.offset, DType::U8, &values), scale))
+            }
+            (_, Form::Plain(dtype), ..) => self.plain(entry, dtype).map(Weight::Plain),
+            (_, Form::Quantised(_), ..) => unreachable!("a quantised tensor is a matrix with scales"),
+        }
+    }
+
+    fn plain(&self, entry: &Entry, dtype: DType) -> Result<Tensor> {
+        let Entry { named, part, offset, .. } = entry;
         match &self.source {
-            Source::Safetensors(maps) => Ok(Tensor::from_mapped(&maps[*part], *offset, *dtype, &named.shape)),
+            Source::Safetensors(maps) => Ok(Tensor::from_mapped(&maps[*part], *offset, dtype, &named.shape)),
             Source::Npz(npz) => {
                 let bytes = named.len() * dtype.size();
                 let at = |e: Error| e.at(self.path.display().to_string());
                 let in_place = npz.in_place(*part, *offset as u64, bytes as u64).map_err(at)?;
                 let slice = match in_place {
-                    Some((file, at)) => Tensor::from_mapped(&file, at, *dtype, &named.slice_shape),
+                    Some((file, at)) => Tensor::from_mapped(&file, at, dtype, &named.slice_shape),
                     None => {
                         let bytes = npz.read(*part, *offset as u64, bytes).map_err(at)?;
-                        Tensor::from_bytes(&bytes, *dtype, &named.slice_shape)
+                        Tensor::from_bytes(&bytes, dtype, &named.slice_shape)
                     }
                 };
                 Ok(if named.is_in_place() { slice } else { slice.permute(&named.order) }
@@ -454,9 +525,18 @@ fn match_safetensors(
     let expected = names::tensors(&file.config, names::is_fused(&file.config));
     let known: HashSet<&str> = expected.iter().map(|t| t.name.as_str()).collect();
     let mut found: HashMap<String, &(usize, Stored)> = HashMap::new();
+    let mut scales: HashMap<String, &(usize, Stored)> = HashMap::new();
     let (mut unknown, mut heads) = (Vec::new(), Vec::new());
     for tensor in stored {
         let name = &tensor.1.name;
+        if let Some(of) = name.strip_suffix(quantised::SCALE).and_then(names::canonical)
+            && known.contains(of.as_str())
+        {
+            if scales.insert(of, tensor).is_some() {
+                return Err(Error::model(format!("tensor {name:?} stands twice")));
+            }
+            continue;
+        }
         match names::extra(name) {
             Some(Extra::Buffer) => continue,
             Some(Extra::LmHead) => {
@@ -489,22 +569,24 @@ fn match_safetensors(
     let mut entries = Vec::with_capacity(expected.len());
     for named in expected {
         let Some((part, tensor)) = found.get(&named.name) else { continue };
-        let Some(dtype) = tensor.dtype() else {
-            return Err(Error::model(format!("tensor {:?} is of type {:?}", tensor.name, tensor.stored_as))
-                .expected("F32, BF16 or F16")
-                .hint(
-                    "quantised Hugging Face files are not supported; use the bfloat16 or float32 weights",
-                ));
-        };
-        if tensor.shape != named.shape {
-            return Err(wrong_shape(&tensor.name, &tensor.shape, &named.shape));
-        }
-        entries.push(Entry { named, dtype, part: *part, offset: tensor.offset });
+        let scale = scales.remove(&named.name);
+        let form = form_of(&named, tensor, scale.map(|(_, scale)| scale), file.scheme)?;
+        let scale = scale.map(|(part, scale)| (*part, scale.offset));
+        entries.push(Entry { named, form, part: *part, offset: tensor.offset, scale });
+    }
+    if let Some(scheme) = file.scheme
+        && !entries.iter().any(|e| matches!(e.form, Form::Quantised(_)))
+    {
+        return Err(Error::model(format!("quantization_config says {scheme}, and no tensor is quantised")));
     }
     let table = entries.iter().find(|e| e.named.name == "language_model.embed_tokens.weight");
     for (part, head) in &heads {
-        let table = table.map(|e| (&maps[e.part][e.offset..][..e.named.len() * e.dtype.size()], e.dtype));
-        let is_tied = table == head.dtype().map(|dtype| (&maps[*part][head.offset..][..head.len], dtype));
+        let table = table.and_then(|e| match e.form {
+            Form::Plain(dtype) => Some((&maps[e.part][e.offset..][..e.named.len() * dtype.size()], dtype)),
+            Form::Quantised(_) => None,
+        });
+        let head_bytes = head.dtype().map(|dtype| (&maps[*part][head.offset..][..head.len], dtype));
+        let is_tied = table.is_some() && table == head_bytes;
         if !is_tied {
             return Err(Error::model(format!("the output head {:?} is not the embedding table", head.name))
                 .expected("a head tied to language_model.embed_tokens.weight, as PaliGemma has")
@@ -515,6 +597,55 @@ fn match_safetensors(
         return Err(Error::model("tie_word_embeddings is false and the checkpoint has no lm_head.weight"));
     }
     Ok(entries)
+}
+
+/// How `tensor` stands in the file, if it stands there as `scheme` allows.
+fn form_of(named: &Named, tensor: &Stored, scale: Option<&Stored>, scheme: Option<Scheme>) -> Result<Form> {
+    let name = &tensor.name;
+    let (scheme, n, k) = match (tensor.dtype(), scheme, &named.shape[..]) {
+        (Some(_), ..) if scale.is_some() => {
+            return Err(Error::model(format!("tensor {name:?} is {:?} and has a scale", tensor.stored_as))
+                .expected("no scale beside plain numbers"));
+        }
+        (Some(_), ..) if tensor.shape != named.shape => {
+            return Err(wrong_shape(name, &tensor.shape, &named.shape));
+        }
+        (Some(dtype), ..) => return Ok(Form::Plain(dtype)),
+        (None, Some(scheme), &[n, k])
+            if tensor.stored_as == Dtype::U8 && quantised::is_quantisable(named) =>
+        {
+            (scheme, n, k)
+        }
+        _ => {
+            return Err(Error::model(format!("tensor {name:?} is of type {:?}", tensor.stored_as))
+                .expected("F32, BF16 or F16")
+                .hint(match scheme {
+                    Some(_) => "only matrices are quantised, and only in bytes",
+                    None => "quantised files of other programs are not supported; use the bfloat16 or float32 weights",
+                }));
+        }
+    };
+    let schemes = match scheme {
+        Scheme::Int8 => &[Scheme::Int8][..],
+        Scheme::Int4 => &[Scheme::Int4, Scheme::Int8],
+    };
+    let shapes = schemes.iter().filter_map(|scheme| Some((*scheme, scheme.values_shape(n, k)?)));
+    let Some((scheme, _)) = shapes.clone().find(|(_, shape)| *shape == tensor.shape) else {
+        let all: Vec<String> = shapes.map(|(scheme, shape)| format!("{shape:?} for {scheme}")).collect();
+        return Err(Error::model(format!("quantised tensor {name:?} has shape {:?}", tensor.shape))
+            .expected(format!("{}, as the config says", all.join(" or "))));
+    };
+    let Some(scale) = scale else {
+        return Err(Error::model(format!("quantised tensor {name:?} has no scale"))
+            .expected(format!("a tensor {:?}", format!("{name}{}", quantised::SCALE))));
+    };
+    let (dtype, shape) = scheme.scale(n, k);
+    if scale.dtype() != Some(dtype) || scale.shape != shape {
+        let (stored_as, found) = (scale.stored_as, &scale.shape);
+        return Err(Error::model(format!("scale {:?} is {stored_as:?} of shape {found:?}", scale.name))
+            .expected(format!("{} of shape {shape:?}, as {scheme} has it", dtype.name().to_uppercase())));
+    }
+    Ok(Form::Quantised(scheme))
 }
 
 fn match_npz(config: &Config, npz: &Npz) -> Result<Vec<Entry>> {
@@ -545,7 +676,7 @@ fn match_npz(config: &Config, npz: &Npz) -> Result<Vec<Entry>> {
             return Err(wrong_shape(named.key, &member.shape, &named.whole));
         }
         let offset = named.slice * named.len() * member.dtype.size();
-        entries.push(Entry { named, dtype: member.dtype, part, offset });
+        entries.push(Entry { named, form: Form::Plain(member.dtype), part, offset, scale: None });
     }
     Ok(entries)
 }

@@ -1,30 +1,35 @@
 //! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
 
-use super::write::write_folder;
+use super::{
+    names,
+    quantised::{Form, Scheme},
+    write::write_folder,
+};
 use crate::{
-    Result,
+    Error, Kind, Result,
     config::Config,
     image::ProcessorSettings,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
 use paligemma_tensor::{DType, Tensor, bf16, f16};
 use rayon::prelude::*;
-use std::path::Path;
+use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
 /// Ids of `<loc…>` and `<seg…>`, which stand before `<image>`.
 const NUM_LOC_AND_SEG: usize = 1024 + 128;
 
 /// Writes a folder with config.json, the weights, a stand-in tokenizer and the published processor settings.
-/// Equal seeds give equal bytes. `progress(done, total)` is told in bytes.
+/// Equal seeds give equal bytes; a scheme quantises the model that bf16 would be. `progress(done, total)` is told in
+/// bytes before quantisation, and may break off: then nothing is left.
 ///
 /// # Errors
-/// A folder that holds something else; a full disk.
+/// A folder that holds something else; a disk without room; `Kind::Cancelled`.
 pub fn random_folder(
     config: &Config,
     folder: &Path,
-    dtype: DType,
+    form: Form,
     seed: u64,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let loc0 = config.image_token_index.saturating_sub(NUM_LOC_AND_SEG);
     let tokenizer = stand_in_tokenizer(loc0, config.image_token_index)?;
@@ -35,14 +40,37 @@ pub fn random_folder(
         ("tokenizer_config.json", &stand_in_tokenizer_config()),
         ("preprocessor_config.json", processor.as_bytes()),
     ];
+    let dtype = match form {
+        Form::Plain(dtype) => dtype,
+        Form::Quantised(Scheme::Int8 | Scheme::Int4) => DType::BF16,
+    };
     let total = config.num_parameters() * dtype.size() as u64;
     let mut done = 0;
-    write_folder(config, folder, dtype, &files, &mut |name, shape| {
+    write_folder(config, folder, form, &files, &mut |name, shape| {
         let tensor = random_tensor(name, shape, dtype, seed);
         done += tensor.bytes().len() as u64;
-        progress(done, total);
-        Ok(tensor)
+        match progress(done, total) {
+            ControlFlow::Continue(()) => Ok(tensor),
+            ControlFlow::Break(()) => Err(Error::new(Kind::Cancelled, "cancelled")),
+        }
     })
+}
+
+/// The weights that [`random_folder`] writes, each made when its canonical name asks for it.
+///
+/// # Errors
+/// Those of the function given back: a name that the model of `config` does not have.
+pub fn random_weights(
+    config: &Config,
+    dtype: DType,
+    seed: u64,
+) -> impl FnMut(&str) -> Result<Tensor> + use<> {
+    let shapes: HashMap<String, Vec<usize>> =
+        names::tensors(config, false).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+    move |name| match shapes.get(name) {
+        Some(shape) => Ok(random_tensor(name, shape, dtype, seed)),
+        None => Err(Error::model(format!("the model has no tensor \"{name}\""))),
+    }
 }
 
 /// Numbers around zero (around one for the scales of layer norms), so spread that activations keep their size
@@ -73,6 +101,7 @@ fn random_tensor(name: &str, shape: &[usize], dtype: DType, seed: u64) -> Tensor
         DType::F16 => {
             Tensor::from_f16((0..n).into_par_iter().map(|i| f16::from_f32(number(i))).collect(), shape)
         }
+        DType::U8 => panic!("random numbers of a model are floats"),
     }
 }
 

@@ -75,3 +75,26 @@ pub(crate) fn recognise(tensors: &[(&str, &[usize])]) -> Result<Config> {
     config.check().map_err(|e| e.at("the shape recognised from the tensors of the npz"))?;
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::names;
+
+    #[test]
+    fn every_published_size_is_recognised() {
+        for name in Config::published_names() {
+            let mut config = Config::published(&name).unwrap();
+            // The table of an npz ends before `<image>`, and its window is Gemma 2's.
+            config.text.vocab_size = config.image_token_index;
+            for fused in [false, true] {
+                if fused {
+                    config.text.num_key_value_heads = config.text.num_attention_heads;
+                }
+                let tensors = names::tensors(&config, fused);
+                let shapes: Vec<(&str, &[usize])> = tensors.iter().map(|t| (t.key, &t.whole[..])).collect();
+                assert_eq!(recognise(&shapes).unwrap(), config, "{name}");
+            }
+        }
+    }
+}

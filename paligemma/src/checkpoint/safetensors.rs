@@ -64,6 +64,12 @@ pub(super) fn header(file: &[u8]) -> Result<Vec<Stored>> {
     Ok(all)
 }
 
+/// The entry `key` of a file's metadata, whose header was read before.
+pub(super) fn metadata(file: &[u8], key: &str) -> Option<String> {
+    let (_, metadata) = SafeTensors::read_metadata(file).ok()?;
+    metadata.metadata().as_ref()?.get(key).cloned()
+}
+
 fn explain(e: SafeTensorError, file: &[u8]) -> Error {
     let what = match &e {
         SafeTensorError::HeaderTooSmall => format!("safetensors file of {} bytes has no header", file.len()),

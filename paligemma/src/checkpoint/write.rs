@@ -1,9 +1,13 @@
 //! Writing checkpoints. A file or folder appears under its name whole or not at all: it is written beside
 //! it as `NAME.unfinished`, synced, then renamed. Nothing that exists is overwritten.
 
-use super::names::{self, Named};
+use super::{
+    disk::check_space,
+    names::{self, Named},
+    quantised::{self, Form, Scheme, row_blocks},
+};
 use crate::{Error, Result, config::Config};
-use paligemma_tensor::{DType, Tensor};
+use paligemma_tensor::{DType, Tensor, Weight};
 use serde_json::{Map, Value, json};
 use std::{
     fs::{self, File},
@@ -16,20 +20,34 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 /// Tensors are cast this many elements at a time.
 const CAST_ELEMENTS: usize = 1 << 20;
 
-/// A tensor to be written and the type in which it shall stand.
+/// A tensor to be written and the form in which it shall stand.
 pub(crate) struct Target {
     pub(crate) named: Named,
-    pub(crate) dtype: DType,
+    pub(crate) form: Form,
 }
 
 impl Target {
-    fn len(&self) -> u64 {
-        (self.named.len() * self.dtype.size()) as u64
+    pub(crate) fn len(&self) -> u64 {
+        self.form.num_bytes(&self.named.shape)
+    }
+
+    /// What stands in the file for it, in order: name, type, shape.
+    fn parts(&self) -> Vec<(String, DType, Vec<usize>)> {
+        let name = names::hugging_face(&self.named.name);
+        match (self.form, &self.named.shape[..]) {
+            (Form::Quantised(scheme), &[n, k]) => {
+                let (dtype, shape) = scheme.scale(n, k);
+                let scale = (format!("{name}{}", quantised::SCALE), dtype, shape);
+                vec![(name, DType::U8, scheme.values_shape(n, k).unwrap_or_default()), scale]
+            }
+            (Form::Plain(dtype), shape) => vec![(name, dtype, shape.to_vec())],
+            (Form::Quantised(_), _) => unreachable!("only matrices are quantised"),
+        }
     }
 }
 
-/// Writes a Hugging Face folder: config.json, the tensors of `config` as `dtype`, and `files` beside them.
-/// `tensor` gives each tensor by its name and shape, in the order in which it is written; one is held at a time.
+/// Writes a Hugging Face folder: config.json, the tensors of `config` in `form` (with a scheme, what it does not take
+/// in bf16), and `files` beside them. `tensor` gives each tensor by its name and shape, in the order in which it is written; one is held at a time.
 ///
 /// # Errors
 /// `Kind::Usage` if `folder` exists and is not empty; `Kind::Io` or `Kind::Resource` from writing; what
@@ -37,33 +55,50 @@ impl Target {
 pub fn write_folder(
     config: &Config,
     folder: &Path,
-    dtype: DType,
+    form: impl Into<Form>,
     files: &[(&str, &[u8])],
     tensor: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
 ) -> Result<()> {
     config.check()?;
+    let form = form.into();
+    let (plain, scheme) = match form {
+        Form::Plain(dtype) => (dtype, None),
+        Form::Quantised(scheme) => (DType::BF16, Some(scheme)),
+    };
     let targets: Vec<Target> = names::tensors(config, names::is_fused(config))
         .into_iter()
-        .map(|named| Target { named, dtype })
+        .map(|named| Target { form: scheme.map_or(form, |scheme| scheme.form_of(&named, plain)), named })
         .collect();
+    let mut json = config.to_json(Some(plain));
+    if let Some(scheme) = scheme {
+        json["quantization_config"] = scheme.to_json();
+    }
     let files: Vec<(String, Vec<u8>)> = files.iter().map(|(n, b)| (n.to_string(), b.to_vec())).collect();
-    let mut of_target = |target: &Target| tensor(&target.named.name, &target.named.shape);
-    write_safetensors(folder, &config.to_json(Some(dtype)), targets, &files, &mut of_target, &mut |_| ())
+    let mut of_target = |target: &Target| tensor(&target.named.name, &target.named.shape).map(Weight::Plain);
+    write_safetensors(folder, &json, scheme, targets, &files, &mut of_target, &mut |_| ())
 }
 
-/// Writes a Hugging Face folder. `wrote` is told how many bytes of tensors were written since its last call.
+/// Writes a Hugging Face folder. `scheme` is what `config` says. `wrote` is told how many bytes of tensors were written
+/// since its last call.
 pub(crate) fn write_safetensors(
     folder: &Path,
     config: &Value,
+    scheme: Option<Scheme>,
     mut targets: Vec<Target>,
     files: &[(String, Vec<u8>)],
-    tensor: &mut dyn FnMut(&Target) -> Result<Tensor>,
+    weight: &mut dyn FnMut(&Target) -> Result<Weight>,
     wrote: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    // Wide elements first, as the safetensors crate does: every tensor is then aligned for its type.
-    targets.sort_by_key(|t| std::cmp::Reverse(t.dtype.size()));
+    // Wide elements first, as the safetensors crate does: every plain tensor is then aligned for its type. A matrix
+    // and its scales go last and stay together, so that each is quantised once; scales that the bytes of a matrix of
+    // odd size leave unaligned are copied where they are read.
+    targets.sort_by_key(|t| match t.form {
+        Form::Plain(dtype) => std::cmp::Reverse(dtype.size()),
+        Form::Quantised(_) => std::cmp::Reverse(0),
+    });
     let shards = shards(targets);
     let staged = StagedFolder::create(folder, files)?;
+    check_space(folder, shards.iter().flatten().map(Target::len).sum(), "the checkpoint")?;
     let (mut weight_map, mut total) = (Map::new(), 0);
     for (i, shard) in shards.iter().enumerate() {
         let file = match shards.len() {
@@ -71,13 +106,15 @@ pub(crate) fn write_safetensors(
             n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
         };
         for target in shard {
-            weight_map.insert(names::hugging_face(&target.named.name), json!(file));
+            for (name, ..) in target.parts() {
+                weight_map.insert(name, json!(file));
+            }
             total += target.len();
         }
         staged.write(&file, |out| {
-            out.bytes(&header(shard))?;
+            out.bytes(&header(shard, scheme))?;
             for target in shard {
-                out.tensor(&tensor(target)?, target, wrote)?;
+                out.weight(&weight(target)?, target, wrote)?;
             }
             Ok(())
         })?;
@@ -112,15 +149,18 @@ fn shards(targets: Vec<Target>) -> Vec<Vec<Target>> {
 }
 
 /// The header of a safetensors file, padded so that the data behind it is aligned.
-fn header(shard: &[Target]) -> Vec<u8> {
+fn header(shard: &[Target], scheme: Option<Scheme>) -> Vec<u8> {
     let mut all = Map::new();
-    all.insert("__metadata__".into(), json!({ "format": "pt" }));
+    let mut metadata = json!({ "format": "pt" });
+    if let Some(scheme) = scheme {
+        metadata[quantised::METADATA] = json!(scheme.name());
+    }
+    all.insert("__metadata__".into(), metadata);
     let mut at = 0;
-    for target in shard {
-        let dtype = target.dtype.name().to_uppercase();
-        let end = at + target.len();
-        let info = json!({ "dtype": dtype, "shape": target.named.shape, "data_offsets": [at, end] });
-        all.insert(names::hugging_face(&target.named.name), info);
+    for (name, dtype, shape) in shard.iter().flat_map(Target::parts) {
+        let end = at + shape.iter().product::<usize>() * dtype.size();
+        let info = json!({ "dtype": dtype.name().to_uppercase(), "shape": shape, "data_offsets": [at, end] });
+        all.insert(name, info);
         at = end;
     }
     let mut text = Value::Object(all).to_string().into_bytes();
@@ -129,7 +169,7 @@ fn header(shard: &[Target]) -> Vec<u8> {
 }
 
 /// Writes an npz as big_vision has it: `params/` keys, layers stacked, members stored. All targets of one
-/// key have one type.
+/// key have one type, and none is quantised.
 pub(crate) fn write_npz(
     path: &Path,
     targets: &[Target],
@@ -140,11 +180,13 @@ pub(crate) fn write_npz(
     let mut sorted: Vec<&Target> = targets.iter().collect();
     sorted.sort_by_key(|t| (t.named.key, t.named.slice));
     write_file(path, |out| {
+        check_space(path, targets.iter().map(Target::len).sum(), "the npz")?;
         let place = out.path.to_path_buf();
         let broken = |e: zip::result::ZipError| Error::io(&place, io::Error::from(e));
         let mut zip = zip::ZipWriter::new(out.file.try_clone().map_err(|e| Error::io(&place, e))?);
         for slices in sorted.chunk_by(|a, b| a.named.key == b.named.key) {
-            let (whole, dtype) = (&slices[0].named.whole, slices[0].dtype);
+            let whole = &slices[0].named.whole;
+            let Form::Plain(dtype) = slices[0].form else { unreachable!("no npz is quantised") };
             let header = npy_header(dtype, whole);
             let size = header.len() as u64 + slices.iter().map(|t| t.len()).sum::<u64>();
             let options = zip::write::SimpleFileOptions::default()
@@ -159,7 +201,7 @@ pub(crate) fn write_npz(
                 let ours = tensor(target)?;
                 let theirs =
                     if target.named.is_in_place() { ours } else { to_big_vision(&ours, &target.named) };
-                member.tensor(&theirs, target, wrote)?;
+                member.tensor(&theirs, dtype, target, wrote)?;
             }
             member.file.flush().map_err(|e| Error::io(&place, e))?;
         }
@@ -183,6 +225,7 @@ fn npy_header(dtype: DType, shape: &[usize]) -> Vec<u8> {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::BF16 => "<V2",
+        DType::U8 => "|u1",
     };
     let shape = match shape {
         [one] => format!("({one},)"),
@@ -211,12 +254,60 @@ impl<W: Write> Out<'_, W> {
         self.bytes(format!("{value:#}\n").as_bytes())
     }
 
-    fn tensor(&mut self, tensor: &Tensor, target: &Target, wrote: &mut dyn FnMut(u64)) -> Result<()> {
+    fn weight(&mut self, weight: &Weight, target: &Target, wrote: &mut dyn FnMut(u64)) -> Result<()> {
+        let [n, k] = match (weight, target.form) {
+            (Weight::Plain(tensor), Form::Plain(dtype)) => return self.tensor(tensor, dtype, target, wrote),
+            _ => weight.shape(),
+        };
+        let name = &target.named.name;
+        // Scales stand behind the bytes of all rows; there are few of them.
+        let mut scales = Vec::new();
+        for (from, to) in row_blocks(n, k) {
+            let rows = weight.rows(from, to);
+            let plain = |rows: &Weight| match rows {
+                Weight::Plain(tensor) => tensor.clone(),
+                quantised => quantised.to_f32(),
+            };
+            let rows = match target.form {
+                Form::Plain(dtype) => {
+                    self.tensor(&plain(&rows), dtype, target, wrote)?;
+                    continue;
+                }
+                Form::Quantised(scheme) if rows.type_name() == scheme.name() => rows,
+                Form::Quantised(scheme) => {
+                    let plain = plain(&rows);
+                    if let Some(x) = plain.to_f32_vec().iter().find(|x| !x.is_finite()) {
+                        return Err(Error::model(format!(
+                            "tensor {name:?} holds {x}, which {scheme} cannot"
+                        ))
+                        .expected("finite numbers"));
+                    }
+                    scheme.quantise(&plain)
+                }
+            };
+            if let [values, scale] = rows.parts()[..] {
+                self.bytes(values.bytes())?;
+                wrote(values.bytes().len() as u64);
+                scales.extend_from_slice(scale.bytes());
+            }
+        }
+        self.bytes(&scales)?;
+        wrote(scales.len() as u64);
+        Ok(())
+    }
+
+    fn tensor(
+        &mut self,
+        tensor: &Tensor,
+        dtype: DType,
+        target: &Target,
+        wrote: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let flat = tensor.reshape(&[tensor.len()]);
         for from in (0..flat.len()).step_by(CAST_ELEMENTS) {
             let part = flat.rows(from, flat.len().min(from + CAST_ELEMENTS));
-            let cast = part.cast(target.dtype);
-            if target.dtype == DType::F16 && part.dtype() != DType::F16 {
+            let cast = part.cast(dtype);
+            if dtype == DType::F16 && part.dtype() != DType::F16 {
                 check_range(&part, &cast, &target.named.name)?;
             }
             self.bytes(cast.bytes())?;
@@ -246,6 +337,15 @@ pub(crate) fn write_file(path: &Path, fill: impl FnOnce(&mut Out<'_, &File>) -> 
     fill(&mut Out { file: &unfinished.file, path: &unfinished.path })?;
     unfinished.file.sync_all().map_err(|e| Error::io(&unfinished.path, e))?;
     unfinished.rename(path)
+}
+
+/// Writes a new file of `bytes`, whole or not at all: beside its name, synced, then renamed.
+///
+/// # Errors
+/// `Kind::Usage` if something of that name exists, or another run is writing it; `Kind::Io` or `Kind::Resource` from
+/// writing.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |out| out.bytes(bytes))
 }
 
 /// `out` does not exist, or is an empty folder.
@@ -423,14 +523,15 @@ mod tests {
             ("tiny", DType::F32, 1),
         ] {
             let all = names::tensors(&Config::published(name).unwrap(), false);
-            let targets = all.iter().map(|named| Target { named: named.clone(), dtype }).collect();
+            let targets =
+                all.iter().map(|named| Target { named: named.clone(), form: dtype.into() }).collect();
             let shards = shards(targets);
             assert_eq!(shards.len(), expected, "{name}");
             assert!(shards.iter().flatten().map(|t| &t.named).eq(&all), "{name}");
             for shard in &shards {
                 let bytes: u64 = shard.iter().map(Target::len).sum();
                 assert!(bytes <= SHARD_BYTES, "{name}: {bytes}");
-                let header = header(shard);
+                let header = header(shard, None);
                 assert_eq!(header.len() % 8, 0);
             }
         }

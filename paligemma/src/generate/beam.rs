@@ -2,7 +2,7 @@
 //!
 //! Both sum log-probabilities without a length penalty. Sums are taken in f32, as the references do.
 
-use super::{Answer, BeamRule, FinishReason, Generator, Options};
+use super::{Answer, BeamRule, Coordinate, FinishReason, Generator, Options, grammar::State as GrammarState};
 use crate::{
     Result,
     model::{KvCache, Turn},
@@ -11,21 +11,13 @@ use paligemma_tensor::{Tensor, log_sum_exp};
 
 /// An unfinished or finished hypothesis.
 #[derive(Clone)]
-struct Beam {
+struct Beam<'a> {
     /// EOS included where it was chosen.
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
+    coordinates: Vec<Option<Coordinate>>,
     score: f32,
-}
-
-impl Beam {
-    fn with(&self, id: u32, logprob: f32) -> Beam {
-        let mut next = self.clone();
-        next.tokens.push(id);
-        next.logprobs.push(logprob);
-        next.score += logprob;
-        next
-    }
+    grammar: Option<GrammarState<'a>>,
 }
 
 /// A continuation: which live beam, which token, its log-probability and the sum.
@@ -42,6 +34,7 @@ pub(super) fn search(
     generator: &Generator<'_>,
     cache: KvCache,
     pre_logits: &Tensor,
+    grammar: Option<GrammarState<'_>>,
     options: &Options,
 ) -> Result<Answer> {
     // big_vision's prefill_cache returns compute_logits, which stops before the final soft cap; its extend_cache caps.
@@ -52,7 +45,14 @@ pub(super) fn search(
     let mut live = Live {
         generator,
         prefix_len: cache.len(),
-        beams: vec![Beam { tokens: Vec::new(), logprobs: Vec::new(), score: 0.0 }],
+        max_tokens: options.max_tokens,
+        beams: vec![Beam {
+            tokens: Vec::new(),
+            logprobs: Vec::new(),
+            coordinates: Vec::new(),
+            score: 0.0,
+            grammar,
+        }],
         caches: vec![cache],
         logprobs: log_softmax(&first),
     };
@@ -62,11 +62,17 @@ pub(super) fn search(
     };
     let finish_reason =
         if best.tokens.last() == Some(&generator.eos()) { FinishReason::Eos } else { FinishReason::Length };
-    let mut answer =
-        Answer { tokens: best.tokens, logprobs: best.logprobs, score: best.score, finish_reason };
+    let mut answer = Answer {
+        tokens: best.tokens,
+        logprobs: best.logprobs,
+        coordinates: best.coordinates,
+        score: best.score,
+        finish_reason,
+    };
     if finish_reason == FinishReason::Eos {
         answer.tokens.pop();
         answer.logprobs.pop();
+        answer.coordinates.pop();
     }
     Ok(answer)
 }
@@ -74,17 +80,17 @@ pub(super) fn search(
 /// transformers' `_beam_search` for one row: the top 2N continuations of all beams; an EOS finishes a beam only among
 /// the first N of them; at the maximum length the live ones compete; it ends when the best live beam cannot pass the
 /// worst of N finished ones.
-fn transformers(live: &mut Live<'_>, options: &Options) -> Result<Beam> {
+fn transformers<'a>(live: &mut Live<'a>, options: &Options) -> Result<Beam<'a>> {
     let n = options.beams;
     let eos = live.generator.eos();
-    let mut finished: Vec<Beam> = Vec::new();
+    let mut finished: Vec<Beam<'a>> = Vec::new();
     for step in 1.. {
         let mut top = live.best_continuations(2 * n);
         top.truncate(2 * n);
         let at_end = step == options.max_tokens;
         let ends = |c: &Candidate| c.id == eos || at_end;
         for c in top.iter().take(n).filter(|c| ends(c)) {
-            finished.push(live.beams[c.beam].with(c.id, c.logprob));
+            finished.push(live.with(c));
         }
         // A stable sort: among equals the earlier one stays.
         finished.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -102,21 +108,24 @@ fn transformers(live: &mut Live<'_>, options: &Options) -> Result<Beam> {
 /// big_vision's `_beam_sample_output`: every live beam is also scored as if it ended now; each is expanded into N + 1
 /// continuations, of which the best N without EOS live on; it ends when every live beam is worse than the best
 /// finished one.
-fn reference(live: &mut Live<'_>, options: &Options) -> Result<Beam> {
+fn reference<'a>(live: &mut Live<'a>, options: &Options) -> Result<Beam<'a>> {
     let n = options.beams;
     let eos = live.generator.eos();
-    let mut best: Option<Beam> = None;
+    let mut best: Option<Beam<'a>> = None;
     for step in 1.. {
-        for (beam, logprobs) in live.beams.iter().zip(&live.logprobs) {
-            let ended = beam.with(eos, logprobs[eos as usize]);
+        for beam in (0..live.beams.len()).filter(|&beam| live.may_end(beam)) {
+            let ended = live.with(&live.candidate(beam, eos));
             if best.as_ref().is_none_or(|best| ended.score > best.score) {
                 best = Some(ended);
             }
         }
         let next: Vec<Candidate> =
             live.best_continuations(n + 1).into_iter().filter(|c| c.id != eos).take(n).collect();
-        let (Some(finished), Some(best_live)) = (&best, next.first()) else { break };
-        if best_live.score < finished.score || step == options.max_tokens {
+        let Some(best_live) = next.first() else { break };
+        // Under a grammar no beam may have been at an end yet.
+        if best.as_ref().is_some_and(|finished| best_live.score < finished.score)
+            || step == options.max_tokens
+        {
             break;
         }
         live.go_on(&next)?;
@@ -128,13 +137,14 @@ fn reference(live: &mut Live<'_>, options: &Options) -> Result<Beam> {
 struct Live<'a> {
     generator: &'a Generator<'a>,
     prefix_len: usize,
-    beams: Vec<Beam>,
+    max_tokens: usize,
+    beams: Vec<Beam<'a>>,
     caches: Vec<KvCache>,
     /// Log-probabilities of every next token, a row a beam.
     logprobs: Vec<Vec<f32>>,
 }
 
-impl Live<'_> {
+impl<'a> Live<'a> {
     /// The `count` best continuations of each beam, all together, best first; the earlier beam, then the smaller id,
     /// among equals. The first `count` are the best of all beams.
     fn best_continuations(&self, count: usize) -> Vec<Candidate> {
@@ -145,24 +155,52 @@ impl Live<'_> {
 
     /// The `count` best continuations of one beam. Padding rows of the table are no continuations.
     fn top(&self, beam: usize, count: usize) -> Vec<Candidate> {
-        let choices = self.generator.model().config().image_token_index;
         let row = &self.logprobs[beam];
-        let mut ids: Vec<usize> = (0..choices.min(row.len())).collect();
+        let mut ids: Vec<usize> = match self.allowed(beam) {
+            Some(ids) => ids.into_iter().map(|id| id as usize).collect(),
+            None => (0..self.generator.model().config().image_token_index.min(row.len())).collect(),
+        };
         let likelier = |a: &usize, b: &usize| row[*b].total_cmp(&row[*a]).then(a.cmp(b));
         if count < ids.len() {
             ids.select_nth_unstable_by(count, likelier);
             ids.truncate(count);
         }
         ids.sort_unstable_by(likelier);
-        let score = self.beams[beam].score;
-        ids.into_iter()
-            .map(|id| Candidate { beam, id: id as u32, logprob: row[id], score: score + row[id] })
-            .collect()
+        ids.into_iter().map(|id| self.candidate(beam, id as u32)).collect()
+    }
+
+    /// The ids that a beam's grammar allows; none if it has no grammar.
+    fn allowed(&self, beam: usize) -> Option<Vec<u32>> {
+        let beam = &self.beams[beam];
+        beam.grammar.as_ref().map(|grammar| grammar.allowed(self.max_tokens - beam.tokens.len()))
+    }
+
+    fn may_end(&self, beam: usize) -> bool {
+        self.allowed(beam).is_none_or(|ids| ids.contains(&self.generator.eos()))
+    }
+
+    fn candidate(&self, beam: usize, id: u32) -> Candidate {
+        let logprob = self.logprobs[beam][id as usize];
+        Candidate { beam, id, logprob, score: self.beams[beam].score + logprob }
+    }
+
+    /// A beam and its continuation.
+    fn with(&self, c: &Candidate) -> Beam<'a> {
+        let mut next = self.beams[c.beam].clone();
+        next.tokens.push(c.id);
+        next.logprobs.push(c.logprob);
+        // Log-probabilities are logits whose log-sum-exp is 0.
+        next.coordinates.push(self.generator.coordinate(&self.logprobs[c.beam], 0.0, c.id));
+        next.score = c.score;
+        if let Some(grammar) = &mut next.grammar {
+            grammar.accept(c.id);
+        }
+        next
     }
 
     /// Lives on with `next`: caches follow their beams, and the model reads the new tokens.
     fn go_on(&mut self, next: &[Candidate]) -> Result<()> {
-        self.beams = next.iter().map(|c| self.beams[c.beam].with(c.id, c.logprob)).collect();
+        self.beams = next.iter().map(|c| self.with(c)).collect();
         // A cache is copied only for the second and later children of a beam.
         let mut caches: Vec<Option<KvCache>> =
             std::mem::take(&mut self.caches).into_iter().map(Some).collect();

@@ -27,17 +27,23 @@ impl Sampler {
         Sampler { sampling, choices, rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// The chosen id and its log-probability under the model (all rows, no temperature).
-    pub(crate) fn choose(&mut self, logits_v: &[f32]) -> (u32, f32) {
-        let allowed = &logits_v[..self.choices.min(logits_v.len())];
-        let id = match self.sampling {
-            Sampling::Greedy => argmax(allowed),
+    /// The id chosen of all, or of those in `among` if given.
+    pub(crate) fn choose(&mut self, logits_v: &[f32], among: Option<&[u32]>) -> u32 {
+        let Some(among) = among else {
+            return self.choose_index(&logits_v[..self.choices.min(logits_v.len())]) as u32;
+        };
+        let logits: Vec<f32> = among.iter().map(|&id| logits_v[id as usize]).collect();
+        among[self.choose_index(&logits)]
+    }
+
+    fn choose_index(&mut self, logits: &[f32]) -> usize {
+        match self.sampling {
+            Sampling::Greedy => argmax(logits),
             Sampling::Random { temperature, top_k, top_p, .. } => {
                 let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-                draw(allowed, temperature, top_k, top_p, uniform)
+                draw(logits, temperature, top_k, top_p, uniform)
             }
-        };
-        (id as u32, (f64::from(logits_v[id]) - log_sum_exp(logits_v)) as f32)
+        }
     }
 }
 
@@ -119,14 +125,21 @@ mod tests {
     }
 
     #[test]
-    fn padding_rows_are_never_chosen_but_stay_in_the_softmax() {
+    fn padding_rows_are_never_chosen() {
         let logits = [0.0, 1.0, 9.0, 9.0];
-        let (id, logprob) = Sampler::new(Sampling::Greedy, 2).choose(&logits);
-        assert_eq!(id, 1);
-        assert!((f64::from(logprob) - (1.0 - log_sum_exp(&logits))).abs() < 1e-6);
+        assert_eq!(Sampler::new(Sampling::Greedy, 2).choose(&logits, None), 1);
         let random = Sampling::Random { temperature: 1.0, top_k: None, top_p: None, seed: 7 };
         let mut sampler = Sampler::new(random, 2);
-        assert!((0..1000).all(|_| sampler.choose(&logits).0 < 2));
+        assert!((0..1000).all(|_| sampler.choose(&logits, None) < 2));
+    }
+
+    #[test]
+    fn only_those_allowed_are_chosen() {
+        let logits = [5.0, 1.0, 2.0, 9.0, 2.0];
+        assert_eq!(Sampler::new(Sampling::Greedy, 4).choose(&logits, Some(&[1, 4, 2])), 4);
+        let random = Sampling::Random { temperature: 1.0, top_k: None, top_p: None, seed: 7 };
+        let mut sampler = Sampler::new(random, 5);
+        assert!((0..1000).all(|_| [1, 4].contains(&sampler.choose(&logits, Some(&[1, 4])))));
     }
 
     #[test]
@@ -136,7 +149,7 @@ mod tests {
         let mut sampler = Sampler::new(random, 3);
         let mut counts = [0; 3];
         for _ in 0..20_000 {
-            counts[sampler.choose(&logits).0 as usize] += 1;
+            counts[sampler.choose(&logits, None) as usize] += 1;
         }
         for (count, p) in counts.iter().zip([0.6, 0.3, 0.1]) {
             assert!((f64::from(*count) / 20_000.0 - p).abs() < 0.02, "{counts:?}");

@@ -10,9 +10,10 @@
 use rayon::prelude::*;
 
 use super::decode::Picture;
+use super::mask::Plane;
 
 /// Channels of a picture.
-const C: usize = 3;
+pub(super) const C: usize = 3;
 
 /// Pillow's filters, under the numbers that a processor configuration calls `resample`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,24 +165,24 @@ pub fn as_pillow(picture: &Picture, width: usize, height: usize, resample: Resam
         true => picture.clone(),
         false => pillow_columns(picture, height, resample),
     };
-    if columns_first(picture, width, height) { rows(&columns(picture)) } else { columns(&rows(picture)) }
+    let size = (picture.width, picture.height);
+    if columns_first(size, (width, height)) { rows(&columns(picture)) } else { columns(&rows(picture)) }
 }
 
 /// Whether Pillow resizes the columns first, which decides what is rounded in between: when the height shrinks
 /// by more than twice what the width does. (Before Pillow 13 rows always came first.)
-fn columns_first(picture: &Picture, width: usize, height: usize) -> bool {
+fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
     let shrinks = |from: usize, to: usize| from as i64 - to as i64;
-    let down = shrinks(picture.height, height);
-    down > 0 && down > shrinks(picture.width, width) * 2
+    let down = shrinks(from.1, to.1);
+    down > 0 && down > shrinks(from.0, to.0) * 2
 }
 
-/// Pillow's weights for one axis.
-fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
+/// Pillow's weights for one axis: the first input position of every output position, its weights and their sum.
+fn pillow_weights(from: usize, to: usize, resample: Resample, mut each: impl FnMut(usize, &[f64], f64)) {
     let scale = from as f64 / to as f64;
     // Enlarging reads the kernel as it is; reducing stretches it over the pixels that fall together.
     let stretch = scale.max(1.0);
     let support = resample.support() * stretch;
-    let mut taps = Taps::with_capacity(to);
     let mut weights = Vec::new();
     for position in 0..to {
         let centre = (position as f64 + 0.5) * scale;
@@ -194,6 +195,14 @@ fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
             weights.push(weight);
             sum += weight;
         }
+        each(start, &weights, sum);
+    }
+}
+
+/// Pillow's weights for one axis of bytes.
+fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
+    let mut taps = Taps::with_capacity(to);
+    pillow_weights(from, to, resample, |start, weights, sum| {
         taps.push(
             start,
             weights.iter().map(|&weight| {
@@ -202,7 +211,7 @@ fn pillow_taps(from: usize, to: usize, resample: Resample) -> Taps<i32> {
                 (if fixed < 0.0 { fixed - 0.5 } else { fixed + 0.5 }) as i32
             }),
         );
-    }
+    });
     taps
 }
 
@@ -283,6 +292,74 @@ fn nearest(picture: &Picture, width: usize, height: usize) -> Picture {
     Picture { width, height, rgb }
 }
 
+/// One channel of f32 at `width` × `height`, bit for bit what Pillow's `Image.resize((width, height), BILINEAR)` gives
+/// for mode `F` (Pillow 13.0.0): weights and sums in f64, f32 between the passes.
+///
+/// Panics when a side of either is zero.
+pub fn plane_as_pillow(plane: &Plane, width: usize, height: usize) -> Plane {
+    assert!(width > 0 && height > 0 && plane.width > 0 && plane.height > 0, "a side is zero");
+    let rows = |plane: Plane| match plane.width == width {
+        true => plane,
+        false => pillow_plane_rows(&plane, width),
+    };
+    let columns = |plane: Plane| match plane.height == height {
+        true => plane,
+        false => pillow_plane_columns(&plane, height),
+    };
+    let size = (plane.width, plane.height);
+    if columns_first(size, (width, height)) {
+        rows(columns(plane.clone()))
+    } else {
+        columns(rows(plane.clone()))
+    }
+}
+
+/// Pillow's weights for one axis in f64, bilinear.
+fn pillow_plane_taps(from: usize, to: usize) -> Taps<f64> {
+    let mut taps = Taps::with_capacity(to);
+    pillow_weights(from, to, Resample::Bilinear, |start, weights, sum| {
+        taps.push(start, weights.iter().map(|&weight| if sum == 0.0 { weight } else { weight / sum }));
+    });
+    taps
+}
+
+fn pillow_plane_rows(plane: &Plane, width: usize) -> Plane {
+    let taps = pillow_plane_taps(plane.width, width);
+    let mut values = vec![0.0; width * plane.height];
+    values.par_chunks_exact_mut(width).zip(plane.values.par_chunks_exact(plane.width)).for_each(
+        |(out, row)| {
+            for (x, value) in out.iter_mut().enumerate() {
+                let (start, weights) = taps.at(x);
+                let sum = row[start..].iter().zip(weights).fold(0.0, |sum, (&v, w)| sum + f64::from(v) * w);
+                *value = sum as f32;
+            }
+        },
+    );
+    Plane { width, height: plane.height, values }
+}
+
+fn pillow_plane_columns(plane: &Plane, height: usize) -> Plane {
+    let taps = pillow_plane_taps(plane.height, height);
+    let width = plane.width;
+    let mut values = vec![0.0; width * height];
+    values.par_chunks_exact_mut(width).enumerate().for_each_init(
+        || vec![0f64; width],
+        |sums, (y, out)| {
+            let (start, weights) = taps.at(y);
+            sums.fill(0.0);
+            for (row, &weight) in plane.values[start * width..].chunks_exact(width).zip(weights) {
+                for (sum, &value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(value) * weight;
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(sums.iter()) {
+                *out = sum as f32;
+            }
+        },
+    );
+    Plane { width, height, values }
+}
+
 // ---------------------------------------------------------------------------------------------
 // TensorFlow
 
@@ -293,13 +370,61 @@ fn nearest(picture: &Picture, width: usize, height: usize) -> Picture {
 /// Panics when a side of either picture is zero.
 pub fn as_tensorflow(picture: &Picture, width: usize, height: usize, antialias: bool) -> Picture {
     assert!(width > 0 && height > 0 && picture.width > 0 && picture.height > 0, "a side is zero");
-    if antialias { span_bilinear(picture, width, height) } else { point_bilinear(picture, width, height) }
+    match antialias {
+        true => span(picture, width, height, Kernel::Triangle, true),
+        false => point_bilinear(picture, width, height),
+    }
 }
 
-/// The weights of TensorFlow's ScaleAndTranslate with a triangle kernel, for one axis.
-fn span_taps(from: usize, to: usize) -> Taps<f32> {
+/// The kernels of TensorFlow's ScaleAndTranslate.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kernel {
+    Triangle,
+    KeysCubic,
+    Lanczos3,
+    MitchellCubic,
+}
+
+impl Kernel {
+    fn radius(self) -> f32 {
+        match self {
+            Kernel::Triangle => 1.0,
+            Kernel::KeysCubic | Kernel::MitchellCubic => 2.0,
+            Kernel::Lanczos3 => 3.0,
+        }
+    }
+
+    /// At distance `x`, which is not negative.
+    fn weight(self, x: f32) -> f32 {
+        match self {
+            Kernel::Triangle => (1.0 - x).max(0.0),
+            Kernel::KeysCubic if x >= 2.0 => 0.0,
+            Kernel::KeysCubic if x >= 1.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Kernel::KeysCubic => ((1.5 * x - 2.5) * x) * x + 1.0,
+            Kernel::MitchellCubic if x >= 2.0 => 0.0,
+            Kernel::MitchellCubic if x >= 1.0 => {
+                (((-7.0 / 18.0) * x + 2.0) * x - 10.0 / 3.0) * x + 16.0 / 9.0
+            }
+            Kernel::MitchellCubic => (((7.0 / 6.0) * x - 2.0) * x) * x + 8.0 / 9.0,
+            Kernel::Lanczos3 => {
+                let pi = std::f32::consts::PI;
+                if x > 3.0 {
+                    0.0
+                } else if x <= 1e-3 {
+                    1.0
+                } else {
+                    3.0 * (pi * x).sin() * (pi * x / 3.0).sin() / (pi * pi * x * x)
+                }
+            }
+        }
+    }
+}
+
+/// The weights of TensorFlow's ScaleAndTranslate for one axis.
+fn span_taps(from: usize, to: usize, kernel: Kernel, antialias: bool) -> Taps<f32> {
     let inverse = (1.0 / f64::from(to as f32 / from as f32)) as f32;
-    let stretch = inverse.max(1.0);
+    let stretch = if antialias { inverse.max(1.0) } else { 1.0 };
+    let reach = kernel.radius() * stretch;
     let last = from as i64 - 1;
     let mut taps = Taps::with_capacity(to);
     let mut weights = Vec::new();
@@ -310,26 +435,31 @@ fn span_taps(from: usize, to: usize) -> Taps<f32> {
             taps.push(0, []);
             continue;
         }
-        let start = ((centre - stretch - 0.5).ceil() as i64).clamp(0, last) as usize;
-        let end = ((centre + stretch - 0.5).floor() as i64).clamp(0, last) as usize + 1;
+        let start = ((centre - reach - 0.5).ceil() as i64).clamp(0, last) as usize;
+        let end = ((centre + reach - 0.5).floor() as i64).clamp(0, last) as usize + 1;
         weights.clear();
         let mut sum = 0.0f32;
         for source in start..end {
-            let distance = ((source as f32 + 0.5 - centre) * (1.0 / stretch)).abs();
-            let weight = (1.0 - distance).max(0.0);
+            let weight = kernel.weight(((source as f32 + 0.5 - centre) * (1.0 / stretch)).abs());
             weights.push(weight);
             sum += weight;
         }
-        let scale = if sum >= 1000.0 * f32::MIN_POSITIVE { 1.0 / sum } else { 0.0 };
+        let scale = if sum.abs() >= 1000.0 * f32::MIN_POSITIVE { 1.0 / sum } else { 1.0 };
         taps.push(start, weights.iter().map(|weight| weight * scale));
     }
     taps
 }
 
 /// Columns first, then rows, as TensorFlow adds them up; one output row at a time.
-fn span_bilinear(picture: &Picture, width: usize, height: usize) -> Picture {
-    let columns = span_taps(picture.height, height);
-    let rows = span_taps(picture.width, width);
+pub(super) fn span(
+    picture: &Picture,
+    width: usize,
+    height: usize,
+    kernel: Kernel,
+    antialias: bool,
+) -> Picture {
+    let columns = span_taps(picture.height, height, kernel, antialias);
+    let rows = span_taps(picture.width, width, kernel, antialias);
     let stride = picture.width * C;
     let mut rgb = vec![0; width * height * C];
     rgb.par_chunks_exact_mut(width * C).enumerate().for_each_init(
@@ -357,6 +487,32 @@ fn span_bilinear(picture: &Picture, width: usize, height: usize) -> Picture {
         },
     );
     Picture { width, height, rgb }
+}
+
+/// One channel of f32 at `width` × `height`: `tf.image.resize(method="bilinear", antialias=True)`, not truncated, as
+/// big_vision makes the 64×64 of a mask.
+///
+/// Panics when a side of either is zero.
+pub fn plane_as_tensorflow(plane: &Plane, width: usize, height: usize) -> Plane {
+    assert!(width > 0 && height > 0 && plane.width > 0 && plane.height > 0, "a side is zero");
+    let columns = span_taps(plane.height, height, Kernel::Triangle, true);
+    let rows = span_taps(plane.width, width, Kernel::Triangle, true);
+    let mut values = Vec::with_capacity(width * height);
+    let mut sums = vec![0f32; plane.width];
+    for y in 0..height {
+        let (start, weights) = columns.at(y);
+        sums.fill(0.0);
+        for (row, &weight) in plane.values[start * plane.width..].chunks_exact(plane.width).zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
+                *sum += value * weight;
+            }
+        }
+        for x in 0..width {
+            let (start, weights) = rows.at(x);
+            values.push(sums[start..].iter().zip(weights).fold(0.0, |total, (v, w)| total + v * w));
+        }
+    }
+    Plane { width, height, values }
 }
 
 /// The two neighbours of every output position and how far it lies towards the second.

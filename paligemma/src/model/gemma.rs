@@ -9,15 +9,15 @@
 
 use super::{
     KvCache, Pass,
-    linear::{Linear, Weights},
+    linear::{Linear, Weights, attention_dtype},
 };
 use crate::{
     Result,
     config::{GemmaGeneration, TextConfig},
 };
 use paligemma_tensor::{
-    DType, Epilogue, LossRule, Mask, Parameter, Segment, Span, Target, Tensor, Value, attention, linear,
-    softcap,
+    AttentionRule, DType, Epilogue, LossRule, Mask, Parameter, Segment, Span, Target, Tensor, Value, Weight,
+    attention, linear, softcap,
 };
 use std::sync::Arc;
 
@@ -131,18 +131,34 @@ impl Gemma {
         });
         Ok(Gemma {
             blocks: blocks.collect::<Result<_>>()?,
-            input_embedding: w.take("language_model.embed_tokens.weight", &[config.vocab_size, d])?,
+            input_embedding: w.take_matrix("language_model.embed_tokens.weight", [config.vocab_size, d])?,
             final_norm: w.take("language_model.norm.weight", &[d])?,
             config: Arc::new(config.clone()),
         })
+    }
+
+    /// Every tensor. One step of decoding reads each of them once, the embedding table as the head.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { query, key, value, attn_vec, gate, up, down, .. } = &**block;
+            let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = &**block;
+            let linear = [query, key, value, attn_vec, gate, up, down].into_iter().flat_map(Linear::weights);
+            let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+            linear.chain(
+                [pre_attention_norm, pre_ffw_norm].into_iter().chain(post_norms).map(Parameter::tensor),
+            )
+        });
+        blocks.chain([self.final_norm.tensor()]).chain(self.input_embedding.weight().parts())
     }
 
     /// Token ids → `[ids, D]`, scaled by √D. Panics on an id beyond the table.
     pub fn embed(&self, ids: &[u32], pass: &mut Pass<'_>) -> Value {
         // x *= jnp.sqrt(self.embed_dim).astype(x.dtype): the factor has the table's precision (√2048 is 45.25 in bf16).
         let root = (self.config.hidden_size as f32).sqrt();
-        let dtype = self.input_embedding.tensor().dtype();
-        let root = Tensor::from_f32(vec![root], &[1]).cast(dtype).to_f32_vec()[0];
+        let root = match self.input_embedding.weight() {
+            Weight::Plain(table) => Tensor::from_f32(vec![root], &[1]).cast(table.dtype()).to_f32_vec()[0],
+            Weight::Int8 { .. } | Weight::Int4 { .. } => root,
+        };
         pass.tape.embedding(&self.input_embedding, ids, root)
     }
 
@@ -232,7 +248,7 @@ impl Gemma {
     /// `pre_logits` `[T, D]` → `[T, V]`, before the final soft cap: what big_vision trains and scores on
     /// (`compute_logits` returns before the cap).
     pub fn uncapped_logits(&self, x_td: &Tensor) -> Tensor {
-        linear(x_td, self.input_embedding.tensor(), Epilogue::default()) // embedder.decode(x)
+        linear(x_td, self.input_embedding.weight(), Epilogue::default()) // embedder.decode(x)
     }
 
     /// `pre_logits` `[T, D]` → `[T, V]`, soft-capped where the config says so: what transformers returns.
@@ -244,12 +260,14 @@ impl Gemma {
         }
     }
 
-    /// What keys and values are kept as: bf16 beside bf16 weights, f32 otherwise.
+    /// How the matrices of the blocks are kept: `f32`, `bf16`, `f16`, `int8` or `int4`.
+    pub fn matrix_type(&self) -> &'static str {
+        self.blocks.first().map_or("f32", |block| block.gate.weight.weight().type_name())
+    }
+
+    /// What keys and values are kept as: bf16 beside bf16 and quantised weights, f32 otherwise.
     pub fn cache_dtype(&self) -> DType {
-        match self.blocks.first().map(|b| b.key.weight.tensor().dtype()) {
-            Some(DType::BF16) => DType::BF16,
-            _ => DType::F32,
-        }
+        self.blocks.first().map_or(DType::F32, |block| attention_dtype(block.key.weight.weight()))
     }
 }
 
@@ -311,7 +329,7 @@ impl Block {
         let k_tkh = pass.tape.rope(&k_tkh, place.positions, config.rope_theta); // k = _apply_rope(k, positions=positions)
         let v_tkh = self.value.forward(y_td, pass).reshape(&[t, k, h]);
         // q *= head_dim**-0.5, or (features // num_heads)**-0.5 in the 27B: the config's scalar says which.
-        let scale = config.query_pre_attn_scalar.powf(-0.5);
+        let (scale, softcap) = (config.query_pre_attn_scalar.powf(-0.5), config.attn_logit_softcapping);
         match reading {
             Reading::Cached(turns) => {
                 let (q, k, v) = (q_tnh.tensor(), k_tkh.tensor(), v_tkh.tensor());
@@ -327,7 +345,8 @@ impl Block {
                         Span { rows: from - sequence.len..from, mask }
                     })
                     .collect();
-                pass.tape.attention(&q_tnh, &k_tkh, &v_tkh, &spans, scale, config.attn_logit_softcapping)
+                let rule = AttentionRule { scale, softcap, dtype: attention_dtype(self.key.weight.weight()) };
+                pass.tape.attention(&q_tnh, &k_tkh, &v_tkh, &spans, rule)
             }
         }
     }
@@ -344,28 +363,25 @@ fn attend_cached(
 ) -> Tensor {
     let mut from = 0;
     for turn in turns.iter_mut() {
-        let (keys, values) = &mut turn.cache.layers[place.layer];
-        keys.append(&k_tkh.rows(from, from + turn.len));
-        values.append(&v_tkh.rows(from, from + turn.len));
-        from += turn.len;
+        let to = from + turn.len;
+        turn.cache.layers[place.layer].append(&k_tkh.rows(from, to), &v_tkh.rows(from, to));
+        from = to;
     }
     let mut from = 0;
     let segments: Vec<_> = turns
         .iter()
         .map(|turn| {
-            let (keys, values) = &turn.cache.layers[place.layer];
+            let key_values = &turn.cache.layers[place.layer];
             from += turn.len;
             Segment {
                 queries: from - turn.len..from,
-                first_position: keys.len() - turn.len,
-                keys: keys.rows(),
-                values: values.rows(),
+                first_position: key_values.len() - turn.len,
+                key_values,
                 mask: Mask { prefix_len: turn.prefix_len, window: place.window },
             }
         })
         .collect();
-    let config = place.config;
-    attention(q_tnh, &segments, config.num_key_value_heads, scale, config.attn_logit_softcapping)
+    attention(q_tnh, &segments, scale, place.config.attn_logit_softcapping)
 }
 
 /// Gemma 2's norm of what a block adds.

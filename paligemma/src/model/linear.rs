@@ -1,10 +1,10 @@
 //! A linear layer as checkpoints hold it, with the adapter that LoRA puts beside it, and the taking of weights by name.
 
 use crate::{Error, Result, model::Pass};
-use paligemma_tensor::{LinearParts, Parameter, Value};
+use paligemma_tensor::{DType, LinearParts, Parameter, Tensor, Value, Weight};
 use std::fmt;
 
-/// Where a model takes its weights from: canonical name → tensor in Hugging Face's layout.
+/// Where a model takes its weights from: canonical name → tensor in Hugging Face's layout, plain or quantised.
 pub struct Weights<'a> {
     get: &'a mut dyn FnMut(&str) -> Result<Parameter>,
     adapter: Option<&'a dyn Fn(&str) -> Option<Lora>>,
@@ -23,21 +23,47 @@ impl<'a> Weights<'a> {
         self
     }
 
-    /// The tensor `name`, which must have `shape`.
+    /// The plain tensor `name`, which must have `shape`.
     pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Parameter> {
         let parameter = (self.get)(name)?;
-        let found = parameter.tensor().shape();
-        if found != shape {
-            return Err(Error::model(format!("tensor \"{name}\" has shape {found:?}"))
-                .expected(format!("{shape:?}, as the configuration says")));
+        match parameter.weight() {
+            Weight::Plain(tensor) if tensor.shape() == shape => Ok(parameter),
+            Weight::Plain(tensor) => Err(wrong_shape(name, tensor.shape(), shape)),
+            weight => Err(Error::model(format!("tensor \"{name}\" is {}", weight.type_name()))
+                .expected("f32, bf16 or f16: only matrices are quantised")),
         }
-        Ok(parameter)
     }
+
+    /// The matrix `name`, which must have `shape`.
+    pub(crate) fn take_matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Parameter> {
+        let parameter = (self.get)(name)?;
+        match parameter.weight() {
+            Weight::Plain(tensor) if tensor.shape() != shape => {
+                Err(wrong_shape(name, tensor.shape(), &shape))
+            }
+            quantised if quantised.shape() != shape => Err(wrong_shape(name, &quantised.shape(), &shape)),
+            _ => Ok(parameter),
+        }
+    }
+}
+
+fn wrong_shape(name: &str, shape: &[usize], wanted: &[usize]) -> Error {
+    Error::model(format!("tensor \"{name}\" has shape {shape:?}"))
+        .expected(format!("{wanted:?}, as the configuration says"))
 }
 
 impl fmt::Debug for Weights<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Weights")
+    }
+}
+
+/// What keys and values made by these weights are kept as, and so what attention multiplies: bf16 beside bf16 and quantised
+/// weights, f32 beside f32 and f16.
+pub(crate) fn attention_dtype(weight: &Weight) -> DType {
+    match weight {
+        Weight::Plain(w) if w.dtype() != DType::BF16 => DType::F32,
+        Weight::Plain(_) | Weight::Int8 { .. } | Weight::Int4 { .. } => DType::BF16,
     }
 }
 
@@ -82,10 +108,17 @@ impl Linear {
         (out, inputs): (usize, usize),
         bias: bool,
     ) -> Result<Self> {
-        let weight = w.take(&format!("{name}.weight"), &[out, inputs])?;
+        let weight = w.take_matrix(&format!("{name}.weight"), [out, inputs])?;
         let bias = if bias { Some(w.take(&format!("{name}.bias"), &[out])?) } else { None };
         let lora = w.adapter.and_then(|adapter| adapter(name));
         Ok(Linear { weight, bias, lora })
+    }
+
+    /// Its tensors.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let lora = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
+        let plain = self.bias.iter().chain(lora).map(Parameter::tensor);
+        self.weight.weight().parts().into_iter().chain(plain)
     }
 
     /// `x_tk` → `[t, out]`

@@ -6,6 +6,7 @@ mod linear;
 mod paligemma;
 mod pass;
 mod siglip;
+mod vqvae;
 
 pub use cache::KvCache;
 pub use gemma::{Gemma, Sequence, Turn};
@@ -13,3 +14,4 @@ pub use linear::{Linear, Lora, Weights};
 pub use paligemma::{PaliGemma, Part, mean_loss};
 pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
+pub use vqvae::VqVae;

@@ -65,6 +65,16 @@ impl PaliGemma {
         &self.config
     }
 
+    /// Every tensor.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        self.siglip.weights().chain(self.projector.weights()).chain(self.gemma.weights())
+    }
+
+    /// The decoder.
+    pub fn gemma(&self) -> &Gemma {
+        &self.gemma
+    }
+
     /// Pixel values `[B, 3, S, S]` f32 in [-1, 1] → `[B·T, D]`, the soft tokens as they enter Gemma: unscaled.
     ///
     /// # Errors

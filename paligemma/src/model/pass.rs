@@ -16,6 +16,7 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Pass<'a> {
     taps: Option<Vec<(String, Tensor)>>,
+    wanted: Option<fn(&str) -> bool>,
     cancel: Option<&'a AtomicBool>,
     /// Off in inference.
     pub(crate) tape: Tape,
@@ -50,6 +51,11 @@ impl<'a> Pass<'a> {
         Pass { taps: Some(Vec::new()), ..Pass::default() }
     }
 
+    /// Keeps the intermediates whose names are `wanted`.
+    pub fn tapping(wanted: fn(&str) -> bool) -> Self {
+        Pass { wanted: Some(wanted), ..Pass::tapped() }
+    }
+
     /// Stops with [`Kind::Cancelled`] between two layers once `cancel` is true.
     pub fn cancelled_by(cancel: &'a AtomicBool) -> Self {
         Pass { cancel: Some(cancel), ..Pass::default() }
@@ -78,7 +84,10 @@ impl<'a> Pass<'a> {
     /// Keeps `x` under `name` if taps are on.
     pub(crate) fn put(&mut self, name: fmt::Arguments<'_>, x: &Value) {
         if let Some(taps) = &mut self.taps {
-            taps.push((name.to_string(), x.tensor().clone()));
+            let name = name.to_string();
+            if self.wanted.is_none_or(|wanted| wanted(&name)) {
+                taps.push((name, x.tensor().clone()));
+            }
         }
     }
 

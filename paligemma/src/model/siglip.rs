@@ -5,10 +5,10 @@
 
 use super::{
     Pass,
-    linear::{Linear, Weights},
+    linear::{Linear, Weights, attention_dtype},
 };
 use crate::{Result, config::VisionConfig};
-use paligemma_tensor::{Mask, Parameter, Span, Tensor, Value, patches};
+use paligemma_tensor::{AttentionRule, Mask, Parameter, Span, Tensor, Value, patches};
 use std::sync::Arc;
 
 /// The image encoder.
@@ -50,6 +50,10 @@ impl Norm {
         })
     }
 
+    fn weights(&self) -> [&Tensor; 2] {
+        [self.weight.tensor(), self.bias.tensor()]
+    }
+
     fn forward(&self, x_td: &Value, eps: f32, pass: &mut Pass<'_>) -> Value {
         pass.tape.layer_norm(x_td, &self.weight, &self.bias, eps)
     }
@@ -89,6 +93,20 @@ impl Siglip {
             encoder_norm: Norm::load(w, "vision_tower.post_layernorm", d)?,
             config: Arc::new(config.clone()),
         })
+    }
+
+    /// Every tensor.
+    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
+        let blocks = self.blocks.iter().flat_map(|block| {
+            let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = &**block;
+            let linear = [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::weights);
+            linear.chain(norm0.weights()).chain(norm1.weights())
+        });
+        self.embedding
+            .weights()
+            .chain([self.pos_embedding.tensor()])
+            .chain(blocks)
+            .chain(self.encoder_norm.weights())
     }
 
     /// Pixel values in [-1, 1], `[B, 3, S, S]` f32 → `[B·T, D]`, image after image, row after row of the patch grid.
@@ -143,6 +161,8 @@ impl Block {
         let (q_tnh, k_tnh, v_tnh) = (heads(&self.query), heads(&self.key), heads(&self.value));
         let images = (0..num_images).map(|b| Span { rows: b * t..(b + 1) * t, mask: Mask::FULL });
         let images: Vec<Span> = images.collect();
-        pass.tape.attention(&q_tnh, &k_tnh, &v_tnh, &images, (h as f32).powf(-0.5), None)
+        let dtype = attention_dtype(self.key.weight.weight());
+        let rule = AttentionRule { scale: (h as f32).powf(-0.5), softcap: None, dtype };
+        pass.tape.attention(&q_tnh, &k_tnh, &v_tnh, &images, rule)
     }
 }

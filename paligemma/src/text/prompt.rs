@@ -87,6 +87,33 @@ impl Task<'_> {
     }
 }
 
+/// What a prefix of [`Task::Detect`] or [`Task::Segment`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The things, each once.
+    pub things: Vec<&'a str>,
+    /// Whether masks are asked for, not only boxes.
+    pub masks: bool,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a prefix; none if it is of another task.
+    pub fn of(prefix: &'a str) -> Option<Asked<'a>> {
+        let (words, masks) = match prefix.trim().split_once(' ')? {
+            ("detect", words) => (words, false),
+            ("segment", words) => (words, true),
+            _ => return None,
+        };
+        let mut things = Vec::new();
+        for thing in words.split(';').map(str::trim).filter(|thing| !thing.is_empty()) {
+            if !things.contains(&thing) {
+                things.push(thing);
+            }
+        }
+        (!things.is_empty()).then_some(Asked { things, masks })
+    }
+}
+
 fn language(lang: &str) -> Result<&str> {
     let is_code = (2..=12).contains(&lang.len())
         && lang.starts_with(|c: char| c.is_ascii_lowercase())
@@ -127,6 +154,21 @@ mod tests {
         check(Task::Detect { things: &["cat"] }, "detect cat");
         check(Task::Detect { things: &["cat", " dog "] }, "detect cat ; dog");
         check(Task::Segment { things: &["left eye", "nose"] }, "segment left eye ; nose");
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_from_the_prefix() {
+        let check = |prefix: &str, want: Option<(&[&str], bool)>| {
+            let want = want.map(|(things, masks)| Asked { things: things.to_vec(), masks });
+            assert_eq!(Asked::of(prefix), want, "{prefix:?}");
+        };
+        check("detect cat", Some((&["cat"], false)));
+        check("segment left eye ; nose;left eye ", Some((&["left eye", "nose"], true)));
+        check("detect", None);
+        check("detect  ; ", None);
+        check("detection cat", None);
+        check("caption en", None);
+        check("", None);
     }
 
     #[test]

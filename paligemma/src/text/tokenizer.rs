@@ -4,7 +4,7 @@
 //! trained so; control tokens (`<bos>`, `<image>` …) stay plain text, because a text must not be able to say
 //! them. No BOS is ever added here: that is the prompt's business.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::hugging_face::{self, HuggingFace};
 use super::sentencepiece::{self, SentencePiece};
@@ -220,6 +220,22 @@ impl Tokenizer {
         self.seg.get(i).copied()
     }
 
+    /// The ids of `<loc0000>` to `<loc1023>`.
+    ///
+    /// # Errors
+    /// A file in which they do not follow each other.
+    pub fn locations(&self) -> Result<Range<u32>> {
+        in_a_row(&self.loc, "<loc0000>")
+    }
+
+    /// The ids of `<seg000>` to `<seg127>`.
+    ///
+    /// # Errors
+    /// A file in which they do not follow each other.
+    pub fn codes(&self) -> Result<Range<u32>> {
+        in_a_row(&self.seg, "<seg000>")
+    }
+
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
         match &self.kind {
@@ -264,6 +280,14 @@ impl DecodeStream<'_> {
             State::HuggingFace(t, state) => t.push(state, id, text),
             State::SentencePiece(t, state) => t.push(state, id, text),
         }
+    }
+}
+
+fn in_a_row(ids: &[u32], first: &str) -> Result<Range<u32>> {
+    match (ids.first(), ids.last()) {
+        (Some(&a), Some(&z)) if ids.iter().copied().eq(a..=z) => Ok(a..z + 1),
+        _ => Err(Error::model(format!("the ids from {first} on do not follow each other"))
+            .expected("as in all PaliGemma tokenizers")),
     }
 }
 

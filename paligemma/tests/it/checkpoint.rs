@@ -9,6 +9,7 @@ use paligemma_tensor::{DType, Tensor};
 use std::{
     collections::BTreeMap,
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -24,7 +25,7 @@ pub(crate) fn open(path: &Path) -> Checkpoint {
 fn contents(checkpoint: &Checkpoint) -> BTreeMap<String, (DType, Vec<usize>, Vec<u8>)> {
     let one = |name: String| {
         let t = checkpoint.tensor(&name).unwrap();
-        assert_eq!(checkpoint.dtype(&name), Some(t.dtype()));
+        assert_eq!(checkpoint.form(&name), Some(t.dtype().into()));
         assert_eq!(checkpoint.shape(&name), Some(t.shape()));
         (name, (t.dtype(), t.shape().to_vec(), t.bytes().to_vec()))
     };
@@ -83,6 +84,7 @@ pub(crate) fn bits(name: &str, shape: &[usize], dtype: DType) -> Tensor {
         DType::F32 => &[&[0, 0, 0, 0x80], &[0, 0, 0x80, 0x7f], &[1, 0x20, 0xa0, 0x7f]],
         DType::BF16 => &[&[0, 0x80], &[0x80, 0x7f], &[0xa1, 0x7f]],
         DType::F16 => &[&[0, 0x80], &[0, 0x7c], &[0x21, 0x7d]],
+        DType::U8 => &[],
     };
     for (i, value) in special.iter().enumerate().filter(|(i, v)| (i + 1) * v.len() <= len) {
         bytes[i * value.len()..(i + 1) * value.len()].copy_from_slice(value);
@@ -97,9 +99,10 @@ pub(crate) fn write(config: &Config, folder: &Path, dtype: DType) {
 
 fn quietly(input: &Checkpoint, out: &Path, dtype: Option<DType>) -> paligemma::Result<()> {
     let (mut last, mut total) = (0, 0);
-    let summary = convert(input, out, dtype, &mut |done, all| {
+    let summary = convert(input, out, dtype.map(Into::into), &mut |done, all| {
         assert!(done >= last && done <= all);
         (last, total) = (done, all);
+        ControlFlow::Continue(())
     })?;
     assert_eq!((last, total), (summary.num_bytes, summary.num_bytes));
     Ok(())
@@ -120,8 +123,8 @@ fn files_of_other_programs_hold_the_same_numbers() {
     for (folder, npz, dtype) in cases {
         let (theirs, ours) = (open(&golden(folder)), open(&golden(npz)));
         assert_eq!((theirs.format(), ours.format()), (Format::Safetensors, Format::Npz));
-        assert_eq!(theirs.dtypes().len(), 1, "{folder}");
-        assert_eq!(theirs.dtypes()[0].0, dtype, "{folder}");
+        assert_eq!(theirs.forms().len(), 1, "{folder}");
+        assert_eq!(theirs.forms()[0].0, dtype.into(), "{folder}");
         assert_eq!(without_rows(&theirs, 20), contents(&ours), "{folder} and {npz}");
         ours.verify().unwrap();
         // The shapes of the npz tell the model, but for the rows that it does not have.
@@ -182,6 +185,19 @@ fn round_trips_keep_every_bit() {
 }
 
 #[test]
+fn the_npz_of_other_programs_comes_back_to_the_bit() {
+    for name in ["mqa.npz", "mqa-deflated.npz", "mha.npz", "gqa.npz", "gqa-split.npz"] {
+        let at = tempfile::tempdir().unwrap();
+        let (folder, npz) = (at.path().join("a"), at.path().join("b.npz"));
+        let theirs = open(&golden(name));
+        quietly(&theirs, &folder, None).unwrap();
+        assert_eq!(open(&folder).config().text.vocab_size, theirs.config().text.vocab_size, "{name}");
+        quietly(&open(&folder), &npz, None).unwrap();
+        assert_eq!(contents(&open(&npz)), contents(&theirs), "{name}");
+    }
+}
+
+#[test]
 fn types_may_differ_between_tensors_but_not_within_a_stack() {
     let at = tempfile::tempdir().unwrap();
     let config = small(GemmaGeneration::Gemma2, 2);
@@ -194,7 +210,7 @@ fn types_may_differ_between_tensors_but_not_within_a_stack() {
     };
     write_mixed(&config, &path, &dtype);
     let mixed = open(&path);
-    assert_eq!(mixed.dtypes().len(), 3);
+    assert_eq!(mixed.forms().len(), 3);
     let (npz, back) = (at.path().join("mixed.npz"), at.path().join("back"));
     quietly(&mixed, &npz, None).unwrap();
     assert_eq!(without_rows(&mixed, 17), contents(&open(&npz)));
@@ -226,6 +242,7 @@ fn write_mixed(config: &Config, folder: &Path, dtype: &dyn Fn(&str) -> DType) {
             DType::F32 => safetensors::Dtype::F32,
             DType::BF16 => safetensors::Dtype::BF16,
             DType::F16 => safetensors::Dtype::F16,
+            DType::U8 => safetensors::Dtype::U8,
         };
         (name, safetensors::tensor::TensorView::new(dtype, t.shape().to_vec(), t.bytes()).unwrap())
     });
@@ -336,6 +353,56 @@ fn nothing_that_exists_is_overwritten() {
 }
 
 #[test]
+fn a_conversion_that_is_broken_off_leaves_nothing() {
+    let at = tempfile::tempdir().unwrap();
+    let mut config = small(GemmaGeneration::Gemma2, 2);
+    // The npz gets a config beside it, and the tokenizer goes along.
+    config.text.rope_theta = 500.0;
+    let folder = at.path().join("a");
+    write(&config, &folder, DType::BF16);
+    fs::write(folder.join("tokenizer.json"), "{}").unwrap();
+    for out in ["b", "b.npz"] {
+        for part in [0, 1, 2] {
+            let mut stop = |done, total| match done * 2 >= total * part {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let e = convert(&open(&folder), &at.path().join(out), None, &mut stop);
+            match (e, part) {
+                (Err(e), 0 | 1) => assert_eq!(e.kind(), Kind::Cancelled, "{out}"),
+                // Told at the very end it has nothing to stop any more.
+                (Ok(_), 2) => continue,
+                (e, _) => panic!("{out} {part}: {e:?}"),
+            }
+            assert_eq!(fs::read_dir(at.path()).unwrap().count(), if out == "b" { 1 } else { 2 }, "{out}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_said_before_writing() {
+    let at = tempfile::tempdir().unwrap();
+    let mut config = small(GemmaGeneration::Gemma1, 1);
+    // Ten terabytes.
+    config.text = TextConfig {
+        vocab_size: 1 << 20,
+        hidden_size: 65_536,
+        intermediate_size: 65_536,
+        num_hidden_layers: 200,
+        sliding_layers: vec![false; 200],
+        ..config.text
+    };
+    config.vision.num_hidden_layers = 1;
+    let e = write_folder(&config, &at.path().join("out"), DType::F32, &[], &mut |name, _| {
+        panic!("{name} is asked for")
+    });
+    let e = e.unwrap_err();
+    assert_eq!(e.kind(), Kind::Resource);
+    assert!(e.what().starts_with("the checkpoint needs 9859.0 GiB, the disk has "), "{e}");
+    assert_eq!(fs::read_dir(at.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn companions_travel_with_the_weights() {
     let at = tempfile::tempdir().unwrap();
     let folder = at.path().join("a");
@@ -388,6 +455,152 @@ fn companions_travel_with_the_weights() {
     assert_eq!(names, all);
     let settings = paligemma::image::ProcessorSettings::from_folder(&back, 12).unwrap();
     assert_eq!(settings, Some(paligemma::image::ProcessorSettings::published(12)));
+}
+
+/// Writes a safetensors file of `tensors` and whatever else stands in `more`.
+fn write_file(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    more: &[(&str, safetensors::Dtype, &[usize], &[u8])],
+) {
+    let view = |dtype, shape: &[usize], bytes| {
+        safetensors::tensor::TensorView::new(dtype, shape.to_vec(), bytes).unwrap()
+    };
+    let ours = tensors.iter().map(|(n, t)| (n.as_str(), view(safetensors::Dtype::F32, t.shape(), t.bytes())));
+    let theirs = more.iter().map(|(name, dtype, shape, bytes)| (*name, view(*dtype, shape, bytes)));
+    safetensors::serialize_to_file(ours.chain(theirs), None, path).unwrap();
+}
+
+/// A folder's tensors under the names of published files, in f32.
+fn published(config: &Config) -> Vec<(String, Tensor)> {
+    let all = names::tensors(config, names::is_fused(config)).into_iter();
+    all.map(|t| (names::hugging_face(&t.name), bits(&t.name, &t.shape, DType::F32))).collect()
+}
+
+#[test]
+fn known_extras_are_passed_over_and_strangers_are_not() {
+    use safetensors::Dtype::{F32, I64};
+    let config = small(GemmaGeneration::Gemma1, 1);
+    let tensors = published(&config);
+    let table =
+        tensors.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).unwrap().1.bytes().to_vec();
+    let (places, angles) = ([0u8; 16 * 8], [0u8; 3 * 4]);
+    // What stands there, and whether it is known.
+    let position_ids = (I64, &[1, 16][..], &places[..]);
+    let numbers = (F32, &[3][..], &angles[..]);
+    let head = (F32, &[20, 12][..], &table[..]);
+    let cases = [
+        ("vision_tower.vision_model.embeddings.position_ids", position_ids, true),
+        ("model.vision_tower.embeddings.position_ids", position_ids, true),
+        ("language_model.model.layers.0.self_attn.rotary_emb.inv_freq", numbers, true),
+        ("model.language_model.rotary_emb.inv_freq", numbers, true),
+        ("language_model.lm_head.weight", head, true),
+        ("lm_head.weight", head, true),
+        ("model.lm_head.weight", head, true),
+        // SigLIP's head is known only where the config says that the file may hold it.
+        ("vision_tower.vision_model.head.probe", numbers, false),
+        ("vision_tower.vision_model.embeddings.position_idx", position_ids, false),
+        ("language_model.model.layers.0.self_attn.q_proj.bias", numbers, false),
+    ];
+    let mut first = None;
+    for (name, (dtype, shape, bytes), is_known) in cases {
+        let at = tempfile::tempdir().unwrap();
+        fs::write(at.path().join("config.json"), config.to_json(None).to_string()).unwrap();
+        write_file(&at.path().join("model.safetensors"), &tensors, &[(name, dtype, shape, bytes)]);
+        match Checkpoint::open(at.path()) {
+            Ok(found) if is_known => {
+                let all = contents(&found);
+                assert_eq!(first.get_or_insert_with(|| all.clone()), &all, "{name}");
+            }
+            Err(e) if !is_known => assert!(e.to_string().contains(name), "{name}: {e}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let at = tempfile::tempdir().unwrap();
+    let mut json = config.to_json(None);
+    json["vision_config"]["vision_use_head"] = serde_json::json!(true);
+    fs::write(at.path().join("config.json"), json.to_string()).unwrap();
+    let probe: (&str, _, &[usize], &[u8]) = ("vision_tower.vision_model.head.probe", F32, &[3], &angles);
+    write_file(&at.path().join("model.safetensors"), &tensors, &[probe]);
+    assert_eq!(contents(&open(at.path())), first.unwrap());
+}
+
+#[test]
+fn of_a_folder_only_the_named_files_are_read() {
+    let config = small(GemmaGeneration::Gemma1, 1);
+    let at = tempfile::tempdir().unwrap();
+    write(&config, at.path(), DType::F32);
+    let alone = contents(&open(at.path()));
+    for name in [
+        "adapter_model.safetensors",
+        "consolidated.safetensors",
+        "model-00001-of-00002.safetensors",
+        "pytorch_model.bin",
+        "pt_224.npz",
+        // The one file comes before an index, as in transformers.
+        "model.safetensors.index.json",
+    ] {
+        fs::write(at.path().join(name), "junk").unwrap();
+        assert_eq!(contents(&open(at.path())), alone, "{name}");
+    }
+    // Two shards and a third that the index does not name.
+    let at = tempfile::tempdir().unwrap();
+    fs::write(at.path().join("config.json"), config.to_json(None).to_string()).unwrap();
+    let tensors = published(&config);
+    let (front, back) = tensors.split_at(30);
+    write_file(&at.path().join("a.safetensors"), front, &[]);
+    write_file(&at.path().join("b.safetensors"), back, &[]);
+    fs::write(at.path().join("c.safetensors"), "junk").unwrap();
+    let shard_of = |i| if i < 30 { "a.safetensors" } else { "b.safetensors" };
+    let map: serde_json::Map<String, serde_json::Value> =
+        tensors.iter().enumerate().map(|(i, (name, _))| (name.clone(), shard_of(i).into())).collect();
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    fs::write(at.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    assert_eq!(contents(&open(at.path())), alone);
+}
+
+/// Weights of twice this machine's memory, in a file that takes no room: nothing of them is read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
+    let memory = paligemma::checkpoint::available_memory().unwrap();
+    let mut config = Config::published("2-28b-224").unwrap();
+    (config.text.hidden_size, config.text.intermediate_size) = (16_384, 65_536);
+    (config.text.num_hidden_layers, config.text.sliding_layers) = (0, vec![]);
+    while config.num_parameters() * 4 < 2 * memory + (8 << 30) {
+        config.text.num_hidden_layers += 1;
+        config.text.sliding_layers.push(false);
+    }
+    let at = tempfile::tempdir().unwrap();
+    fs::write(at.path().join("config.json"), config.to_json(None).to_string()).unwrap();
+    let tokenizer = paligemma::text::stand_in_tokenizer(256_000, 257_152).unwrap();
+    fs::write(at.path().join("tokenizer.json"), tokenizer).unwrap();
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for t in names::tensors(&config, false) {
+        let from = end;
+        end += t.len() * 4;
+        let info = serde_json::json!({ "dtype": "F32", "shape": t.shape, "data_offsets": [from, end] });
+        header.insert(names::hugging_face(&t.name), info);
+    }
+    // Aligned, so that it would be mapped and not copied.
+    let mut header = serde_json::Value::Object(header).to_string();
+    header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+    let path = at.path().join("model.safetensors");
+    fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(8 + header.len() as u64 + end as u64).unwrap();
+    for dtype in [None, Some(DType::F32), Some(DType::BF16)] {
+        let options = paligemma::session::SessionOptions { dtype, ..Default::default() };
+        let e = paligemma::session::Session::open(at.path(), &options).err().unwrap();
+        assert_eq!(e.kind(), Kind::Resource, "{e}");
+        assert!(e.what().starts_with("the model needs ") && e.what().ends_with(" are available"), "{e}");
+        let hint = e.hint_text().unwrap();
+        assert!(
+            hint.starts_with("these would fit: ") || hint.starts_with("no published model fits"),
+            "{hint}"
+        );
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use paligemma::{
 use serde::Deserialize;
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -158,7 +159,8 @@ fn through_an_npz_and_back_the_answers_are_the_same() {
         assert_eq!(cases[0].cut.is_some(), model == "pg1");
         let folder = folder(model, dir.path());
         let convert_to = |from: &Path, to: PathBuf| {
-            convert(&Checkpoint::open(from).unwrap(), &to, None, &mut |_, _| {}).unwrap();
+            convert(&Checkpoint::open(from).unwrap(), &to, None, &mut |_, _| ControlFlow::Continue(()))
+                .unwrap();
             to
         };
         let npz = convert_to(&folder, dir.path().join(format!("{model}-npz/{model}.npz")));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use paligemma::image::decode::{Grey16, decode_as};
 use paligemma::image::resize::{as_pillow, as_tensorflow};
-use paligemma::image::{Picture, Preprocess, ProcessorSettings, Resample, decode_file, pixel_values};
+use paligemma::image::{Method, Picture, Preprocess, ProcessorSettings, Resample, decode_file, pixel_values};
 
 fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens/image")
@@ -128,5 +128,18 @@ fn pixel_values_are_those_of_transformers() {
             pixel_values(&made_by(&row), row[5].parse().unwrap(), &Preprocess::HuggingFace(settings))
                 .unwrap();
         assert_eq!(crc32_of_values(&values), row[6], "{row:?}");
+    }
+}
+
+#[test]
+fn pictures_are_resized_by_every_method_of_tensorflow() {
+    let rows = rows("methods.tsv");
+    assert!(rows.len() >= 150, "only {} cases", rows.len());
+    for row in rows {
+        let names = ["bilinear", "bicubic", "lanczos3", "area", "mitchellcubic"];
+        let method = Method::ALL[names.iter().position(|&name| name == row[5]).unwrap()];
+        let (target, antialias) = (row[4].parse().unwrap(), row[6] == "1");
+        let resized = method.resize(&made_by(&row), target, target, antialias);
+        assert_eq!(crc32(resized.rgb), row[7], "{row:?}");
     }
 }

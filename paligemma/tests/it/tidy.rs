@@ -26,6 +26,11 @@ fn files(folder: &str) -> Vec<String> {
     all
 }
 
+/// The Rust files under `folder`.
+fn sources(folder: &str) -> Vec<String> {
+    files(folder).into_iter().filter(|path| path.ends_with(".rs")).collect()
+}
+
 /// The part of a document under the heading that starts with `heading`, to the next one of its level.
 fn section<'a>(document: &'a str, heading: &str) -> &'a str {
     let (_, rest) = document.split_once(&format!("\n{heading}")).unwrap_or_else(|| panic!("no {heading}"));
@@ -133,7 +138,7 @@ fn modules_import_what_the_table_says() {
         .map(|row| (quoted(row[0]).next().unwrap().to_owned(), names(row[1])))
         .collect();
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in files("paligemma/src") {
+    for path in sources("paligemma/src") {
         let inner = path.strip_prefix("paligemma/src/").unwrap();
         if inner != "lib.rs" {
             let module = inner.split(['/', '.']).next().unwrap().to_owned();
@@ -200,7 +205,7 @@ fn every_golden_names_its_script() {
     let models: BTreeSet<String> = there.iter().filter_map(|f| in_folder(f)).collect();
     let mut patterns: Vec<(String, &str)> = Vec::new();
     let mut named_scripts = BTreeSet::new();
-    for folder in ["model", "checkpoint", "tokenizer", "image", "e2e"] {
+    for folder in ["model", "checkpoint", "tokenizer", "image", "data", "masks", "e2e"] {
         let mut script = None;
         for row in rows(section(&readme, &format!("## {folder}/"))) {
             if row[1] != "same" {
@@ -236,11 +241,11 @@ fn the_changelog_has_this_version() {
 #[test]
 fn unsafe_code_is_in_the_tensor_crate_alone_and_says_why() {
     const WORD: &str = concat!("un", "safe");
-    for path in ["paligemma/src", "paligemma/tests", "cli/src", "cli/tests"].into_iter().flat_map(files) {
+    for path in ["paligemma/src", "paligemma/tests", "cli/src", "cli/tests"].into_iter().flat_map(sources) {
         assert!(positions(&code(&read(&path)), WORD).is_empty(), "{path} has {WORD} code");
     }
     let mut blocks = 0;
-    for path in files("tensor/src") {
+    for path in sources("tensor/src") {
         let source = read(&path);
         let lines: Vec<&str> = source.lines().collect();
         for (i, line) in lines.iter().enumerate() {

@@ -515,6 +515,7 @@ fn a_broken_tokenizer_is_a_named_error() {
         ("the normalisation table blows the text up", model(&[unk, ("a", 1)], &[], &field(2, &growing))),
         ("the normalisation table points outside itself", model(&[unk, ("a", 1)], &[], &field(2, &table))),
     ];
+    assert!(cases.len() >= 40, "{}", cases.len());
     let folder = tempfile::tempdir().unwrap();
     let mut failed = String::new();
     for (expected, bytes) in cases {

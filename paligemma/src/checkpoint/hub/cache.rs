@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{HubId, HubOptions, Progress, Readiness, Report, cancelled, is_commit, readiness};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result, checkpoint::disk};
 
 /// The part of the cache that belongs to one repository.
 pub(super) struct Layout {
@@ -159,12 +159,6 @@ fn unique() -> u64 {
     COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Bytes that are free on the disk of the cache, or of the folder above it that exists; `None` where nobody tells.
-pub fn free_space(cache: &Path) -> Option<u64> {
-    let folder = cache.ancestors().find(|folder| folder.is_dir())?;
-    fs4::available_space(folder).ok()
-}
-
 /// A model of the cache at one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedModel {
@@ -187,7 +181,7 @@ pub struct CachedModel {
 /// Every model in the cache, by name and commit. The cache is shared: most may be no PaliGemma.
 ///
 /// # Errors
-/// [`Kind::Io`] if the cache exists and cannot be listed.
+/// [`crate::Kind::Io`] if the cache exists and cannot be listed.
 pub fn cached_models(options: &HubOptions) -> Result<Vec<CachedModel>> {
     let entries = match fs::read_dir(&options.cache) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -287,7 +281,7 @@ pub struct Removed {
 /// if it is `None`, with the bytes that no other snapshot of the model needs.
 ///
 /// # Errors
-/// [`Kind::Usage`] if it is not in the cache or is being downloaded; [`Kind::Io`] if it cannot be removed.
+/// [`crate::Kind::Usage`] if it is not in the cache or is being downloaded; [`crate::Kind::Io`] if it cannot be removed.
 pub fn remove(options: &HubOptions, repo: &str, revision: Option<&str>) -> Result<Removed> {
     // The names become paths that are deleted: only those that are ids and revisions pass.
     let id = HubId::parse(&match revision {
@@ -397,25 +391,9 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
 
 /// Refuses when the file system of the cache has no room for `needed` more bytes.
 pub(super) fn check_space(cache: &Path, needed: u64) -> Result<()> {
-    // A file system that does not tell is not a reason to stop; writing will.
-    let Ok(free) = fs4::available_space(cache) else { return Ok(()) };
-    if needed <= free {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Resource,
-        format!("the download needs {}, the disk has {} free", size(needed), size(free)),
-    )
-    .at(cache.display().to_string())
-    .hint("remove models with `paligemma rm`, or set HF_HUB_CACHE to a folder on a larger disk"))
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_048_576 => format!("{bytes} bytes"),
-        1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-        _ => format!("{:.1} GiB", bytes as f64 / 1_073_741_824.0),
-    }
+    disk::check_space(cache, needed, "the download").map_err(|e| {
+        e.hint("remove models with `paligemma rm`, or set HF_HUB_CACHE to a folder on a larger disk")
+    })
 }
 
 /// Makes the bytes survive a power cut before their name does.

@@ -1,0 +1,105 @@
+//! Named tensors of an npz or a safetensors file that is no checkpoint of a PaliGemma: the masks' model.
+
+use super::{
+    npz::{self, Npz},
+    safetensors::{self, Stored},
+};
+use crate::{Error, Result};
+use paligemma_tensor::{DType, Tensor};
+use std::{collections::HashMap, path::Path};
+
+/// A file's tensors by the names that it gives them. All headers are checked when it is opened.
+#[derive(Debug)]
+pub struct NamedTensors {
+    source: Source,
+    by_name: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Safetensors { bytes: Bytes, stored: Vec<Stored> },
+    Npz(Box<Npz>),
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(paligemma_tensor::MappedFile),
+    BuiltIn(&'static [u8]),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(file) => file,
+            Bytes::BuiltIn(bytes) => bytes,
+        }
+    }
+}
+
+impl NamedTensors {
+    /// Opens a file; its first bytes say whether it is npz or safetensors.
+    ///
+    /// # Errors
+    /// `Kind::Usage` if there is no such file, `Kind::Model` if it is neither or broken.
+    pub fn open(path: &Path) -> Result<NamedTensors> {
+        let at = |e: Error| e.at(path.display().to_string());
+        let file = paligemma_tensor::MappedFile::open(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::usage(format!("there is no file {}", path.display())),
+            _ => Error::io(path, e),
+        })?;
+        if npz::is_likely(&file) {
+            let npz = Npz::open(&[path.to_path_buf()]).map_err(at)?;
+            let by_name = npz.members.iter().enumerate().map(|(i, m)| (m.key.clone(), i)).collect();
+            return Ok(NamedTensors { source: Source::Npz(Box::new(npz)), by_name });
+        }
+        if safetensors::is_likely(&file) {
+            return NamedTensors::from_safetensors(Bytes::Mapped(file)).map_err(at);
+        }
+        Err(at(Error::model("the file is neither safetensors nor npz")))
+    }
+
+    /// The tensors of a safetensors file within this program.
+    ///
+    /// # Errors
+    /// `Kind::Model` if it is broken.
+    pub fn built_in(bytes: &'static [u8]) -> Result<NamedTensors> {
+        NamedTensors::from_safetensors(Bytes::BuiltIn(bytes))
+    }
+
+    fn from_safetensors(bytes: Bytes) -> Result<NamedTensors> {
+        let stored = safetensors::header(bytes.get())?;
+        let by_name = stored.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
+        Ok(NamedTensors { source: Source::Safetensors { bytes, stored }, by_name })
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// A tensor, copied.
+    ///
+    /// # Errors
+    /// `Kind::Model`, naming it: it is missing, damaged, or of a type that no weight has.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let missing = || Error::model(format!("tensor \"{name}\" is missing"));
+        let &i = self.by_name.get(name).ok_or_else(missing)?;
+        match &self.source {
+            Source::Safetensors { bytes, stored } => {
+                let Stored { stored_as, shape, offset, len, .. } = &stored[i];
+                let dtype = stored[i].dtype().ok_or_else(|| {
+                    Error::model(format!("tensor \"{name}\" is of the unsupported type {stored_as:?}"))
+                        .expected("F32, BF16 or F16")
+                })?;
+                Ok(Tensor::from_bytes(&bytes.get()[*offset..offset + len], dtype, shape))
+            }
+            Source::Npz(npz) => {
+                let (dtype, shape): (DType, &[usize]) = (npz.members[i].dtype, &npz.members[i].shape);
+                let len = shape.iter().product::<usize>() * dtype.size();
+                Ok(Tensor::from_bytes(&npz.read(i, 0, len)?, dtype, shape))
+            }
+        }
+    }
+}
