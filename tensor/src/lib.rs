@@ -27,6 +27,7 @@ mod mapped;
 mod math;
 mod memory;
 mod narrow;
+mod nibbles;
 mod norm;
 mod parallel;
 mod product;
@@ -61,6 +62,7 @@ pub use linear_backward::{
 };
 pub use mapped::MappedFile;
 pub use memory::{keep_freed_memory, peak_rss};
+pub use nibbles::INT4_GROUP;
 pub use norm::{
     layer_norm, layer_norm_backward, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_backward,
     rms_norm_on, rms_norm_plain,
@@ -69,4 +71,4 @@ pub use recorded::LinearParts;
 pub use rope::{rope, rope_backward, rope_plain};
 pub use tape::{Contribution, Parameter, Tape, Value};
 pub use tensor::Tensor;
-pub use weight::{INT4_GROUP, Weight};
+pub use weight::Weight;

@@ -108,7 +108,7 @@ unsafe fn narrow_body<L: Lane>(from: &[f32], to: &mut [bf16]) {
 
 /// `bf16::from_f32` without a branch, so that the compiler can vectorise it.
 #[inline(always)]
-fn round_bf16(x: f32) -> bf16 {
+pub(crate) fn round_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     let quiet_nan = (bits >> 16 | 0x40) as u16;

@@ -12,7 +12,7 @@ use super::{
     linear::{Linear, Weights, attention_dtype},
 };
 use crate::{
-    Result,
+    Error, Result,
     config::{GemmaGeneration, TextConfig},
 };
 use paligemma_tensor::{
@@ -114,6 +114,17 @@ impl Gemma {
             } else {
                 "post_attention_layernorm.weight"
             };
+            let gate = Linear::load(w, &name("mlp.gate_proj"), (f, d), false)?;
+            let up = Linear::load(w, &name("mlp.up_proj"), (f, d), false)?;
+            let type_name = |linear: &Linear| linear.weight.weight().type_name();
+            if type_name(&gate) != type_name(&up) {
+                // They are multiplied together.
+                let (gate_name, up_name) = (name("mlp.gate_proj.weight"), name("mlp.up_proj.weight"));
+                let (gate, up) = (type_name(&gate), type_name(&up));
+                return Err(Error::model(format!("\"{gate_name}\" is {gate} and \"{up_name}\" is {up}"))
+                    .expected("one type for both")
+                    .hint("choose a type for all with --dtype"));
+            }
             let mut post = |part: &str| post_norms.then(|| w.take(&name(part), &[d])).transpose();
             Ok(Arc::new(Block {
                 post_attention_norm: post("post_attention_layernorm.weight")?,
@@ -124,8 +135,8 @@ impl Gemma {
                 value: Linear::load(w, &name("self_attn.v_proj"), (kv, d), false)?,
                 attn_vec: Linear::load(w, &name("self_attn.o_proj"), (d, q), false)?,
                 pre_ffw_norm: w.take(&name(pre_ffw), &[d])?,
-                gate: Linear::load(w, &name("mlp.gate_proj"), (f, d), false)?,
-                up: Linear::load(w, &name("mlp.up_proj"), (f, d), false)?,
+                gate,
+                up,
                 down: Linear::load(w, &name("mlp.down_proj"), (d, f), false)?,
             }))
         });
