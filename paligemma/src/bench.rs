@@ -25,7 +25,7 @@ use crate::{
     generate::{Generator, Options, Prompt, Timings},
     model::{PaliGemma, Weights},
 };
-use paligemma_tensor::{Factors, Isa, Tensor, gemm_peak, peak_rss, read_bandwidth};
+use paligemma_tensor::{Factors, Isa, Parameter, Tensor, gemm_peak, peak_rss, read_bandwidth};
 use std::{
     ops::ControlFlow,
     sync::atomic::AtomicBool,
@@ -88,7 +88,7 @@ pub fn random_model(config: &Config, form: Form, settings: &Settings) -> Result<
     config
         .memory_needed(bytes, config.vision.num_tokens(), settings.text_tokens(), settings.batch)
         .check_available()?;
-    PaliGemma::load(config, &mut Weights::new(&mut weight))
+    PaliGemma::load(config, &mut Weights::new(&mut |name| weight(name).map(Parameter::from)))
 }
 
 /// A model on the bench.

@@ -116,6 +116,30 @@ pub(crate) fn round_bf16(x: f32) -> bf16 {
 }
 
 multiversion! {
+    /// Two rows of one length, rounded to bf16, as units: the first's numbers in the low halves.
+    fn pair(first: &[f32], second: &[f32], to: &mut [u32]) = pair_body
+}
+
+#[inline(always)]
+unsafe fn pair_body<L: Lane>(first: &[f32], second: &[f32], to: &mut [u32]) {
+    for ((to, &a), &b) in to.iter_mut().zip(first).zip(second) {
+        *to = u32::from(round_bf16(a).to_bits()) | u32::from(round_bf16(b).to_bits()) << 16;
+    }
+}
+
+multiversion! {
+    /// [`pair`] of rows that are bf16 already.
+    fn pair_bf16(first: &[bf16], second: &[bf16], to: &mut [u32]) = pair_bf16_body
+}
+
+#[inline(always)]
+unsafe fn pair_bf16_body<L: Lane>(first: &[bf16], second: &[bf16], to: &mut [u32]) {
+    for ((to, a), b) in to.iter_mut().zip(first).zip(second) {
+        *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
+    }
+}
+
+multiversion! {
     /// x ↦ x rounded to bf16, still as f32.
     fn round_to_bf16(x: &mut [f32]) = round_to_bf16_body
 }

@@ -2,6 +2,7 @@
 
 mod cache;
 mod gemma;
+mod learning;
 mod linear;
 mod paligemma;
 mod pass;
@@ -9,9 +10,10 @@ mod siglip;
 mod vqvae;
 
 pub use cache::KvCache;
-pub use gemma::{Gemma, Turn};
-pub use linear::{Linear, Weights};
-pub use paligemma::{PaliGemma, mean_loss};
-pub use pass::Pass;
+pub use gemma::{Gemma, Sequence, Turn};
+pub use learning::{BatchSize, Lesson, Loss, LossOptions, Mean, dropout_key};
+pub use linear::{Linear, Lora, Weights};
+pub use paligemma::{PaliGemma, Part, mean_loss};
+pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
 pub use vqvae::VqVae;
