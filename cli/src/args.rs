@@ -212,6 +212,34 @@ pub(crate) enum Verb {
         #[arg(long)]
         dtype: Option<TypeOrScheme>,
     },
+    /// Join an image encoder and a language model to the start of a PaliGemma: Stage 1 begins with it.
+    #[command(
+        override_usage = "paligemma assemble [OPTIONS] --vision <SIGLIP> --language <GEMMA> <OUT>",
+        after_help = "SIGLIP and GEMMA are folders in Hugging Face's format (model_type siglip or siglip_vision_model; gemma or \
+        gemma2), npz files of big_vision, or PaliGemmas, of which the part is taken. The projector is zero; the table gets \
+        rows drawn from N(0, 0.02) for <loc0000> to <seg127>; position embeddings stay.\n\n\
+        JSON: `path`, `parameters`, `bytes`, `new_rows`, `image_token_index`, `dtype`, `seed`.\n\n\
+        Example:\n  paligemma assemble --vision google/siglip-so400m-patch14-224 --language google/gemma-2b ./start"
+    )]
+    Assemble {
+        /// The image encoder.
+        #[arg(long, value_name = "SIGLIP")]
+        vision: String,
+        /// The language model.
+        #[arg(long, value_name = "GEMMA")]
+        language: String,
+        /// The folder to write.
+        out: PathBuf,
+        /// A tokenizer.json or tokenizer.model in place of the language model's.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// The type of all tensors; training wants f32.
+        #[arg(long, default_value = "f32")]
+        dtype: Type,
+        /// Of the new rows.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Compare two models on the same inputs: what a quantisation or another type costs.
     #[command(
         after_help = "MODEL_A answers a few prompts about each picture; both then read the same tokens. Told are how often the \

@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod assemble;
 mod bench;
 mod cache;
 mod convert;
@@ -78,6 +79,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             playground::playground(args, &job)
         }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
+        Verb::Assemble { vision, language, out, tokenizer, dtype, seed } => {
+            let job = assemble::Job { tokenizer: tokenizer.as_deref(), dtype: (*dtype).into(), seed: *seed };
+            assemble::assemble(args, vision, language, out, &job)
+        }
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Drift { model_a, model_b, images, max_tokens } => {
             drift::drift(args, [model_a, model_b], images.as_deref(), (*max_tokens).into())

@@ -1,5 +1,6 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod assemble;
 mod bench;
 mod convert;
 mod data;
@@ -26,7 +27,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 24] = [
     "run",
     "caption",
     "ask",
@@ -39,6 +40,7 @@ const VERBS: [&str; 23] = [
     "playground",
     "show",
     "convert",
+    "assemble",
     "drift",
     "tokenize",
     "verify",
