@@ -29,6 +29,7 @@ mod memory;
 mod narrow;
 mod nibbles;
 mod norm;
+mod packing;
 mod parallel;
 mod product;
 mod recorded;
