@@ -5,6 +5,7 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValuePar
 use paligemma::{
     DType, Isa,
     checkpoint::{Form, Scheme},
+    data::playground::{Split, Task},
     detection::Finding,
     generate::{BeamRule, Options, Sampling},
     image::{
@@ -152,6 +153,41 @@ pub(crate) enum Verb {
     Data {
         #[command(subcommand)]
         what: DataVerb,
+    },
+    /// Draw pictures, and make examples of every task about them: JSONL to train on and to score with.
+    #[command(
+        after_help = "Writes OUT/SPLIT.jsonl and the pictures in OUT/SPLIT; neither may exist. Each line has `image` (or a \
+        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`. Line N of a split and a \
+        seed is always the same, whatever the count and the side. No example is in two splits; in `compositional` each thing \
+        has colours that it has in no other. Without --vqvae the tasks with masks are left out; `refer` and `aerial`, kept \
+        for transfers, come only with --tasks.\n\n\
+        JSON: `path`, `lines`, `pictures`, and `tasks`: for each its `count`, the most frequent answer (`majority_answer`), how \
+        often it is right (`majority`), and how often an answer drawn at random from all of them is (`chance`).\n\n\
+        Examples:\n  \
+        paligemma playground drawn --split val --count 1000\n  \
+        paligemma playground drawn --split test --count 200 --tasks colour,count --size 448"
+    )]
+    Playground {
+        /// The folder to write into.
+        out: PathBuf,
+        /// Which part.
+        #[arg(long, default_value = "train")]
+        split: SplitArg,
+        /// How many examples.
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        count: u32,
+        /// Another seed gives other examples.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Width and height of the pictures.
+        #[arg(long, default_value_t = 224, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(28..=2048))]
+        size: u16,
+        /// Only these tasks, equally often: caption, ocr, read, colour, which, count, presence, where, relation, compare,
+        /// chart, pair, frames, question, detect, segment, grounded, refer, aerial.
+        #[arg(long, value_name = "TASK,TASK", value_delimiter = ',', value_parser = playground_task)]
+        tasks: Vec<Task>,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
     },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
@@ -434,6 +470,33 @@ pub(crate) struct DataArgs {
     /// The suffix, with fields in braces; a list gives several.
     #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
     pub(crate) suffix: String,
+}
+
+/// A part of the playground.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SplitArg {
+    Train,
+    Val,
+    Test,
+    Compositional,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Split {
+        match split {
+            SplitArg::Train => Split::Train,
+            SplitArg::Val => Split::Val,
+            SplitArg::Test => Split::Test,
+            SplitArg::Compositional => Split::Compositional,
+        }
+    }
+}
+
+fn playground_task(name: &str) -> Result<Task, String> {
+    Task::of(name).ok_or_else(|| {
+        let names: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
+        format!("there is no such task; there are {}", names.join(", "))
+    })
 }
 
 /// Whose annotations.

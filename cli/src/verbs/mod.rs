@@ -9,6 +9,7 @@ mod drift;
 mod find;
 mod generated;
 mod mask;
+mod playground;
 mod predict;
 mod random;
 mod run;
@@ -64,6 +65,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
         Verb::Data { what } => data::data(args, what),
+        Verb::Playground { out, split, count, seed, size, tasks, vqvae } => {
+            let job = playground::Job {
+                out,
+                split: (*split).into(),
+                count: u64::from(*count),
+                seed: *seed,
+                side: usize::from(*size),
+                tasks,
+                vqvae: vqvae.vqvae.as_deref(),
+            };
+            playground::playground(args, &job)
+        }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Drift { model_a, model_b, images, max_tokens } => {

@@ -26,7 +26,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 23] = [
     "run",
     "caption",
     "ask",
@@ -36,6 +36,7 @@ const VERBS: [&str; 22] = [
     "predict",
     "mask",
     "data",
+    "playground",
     "show",
     "convert",
     "drift",
