@@ -8,6 +8,7 @@ mod paligemma;
 mod pass;
 mod siglip;
 mod vqvae;
+mod vqvae_learning;
 
 pub use cache::KvCache;
 pub use gemma::{Gemma, Sequence, Turn};
@@ -17,3 +18,4 @@ pub use paligemma::{PaliGemma, Part, mean_loss};
 pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
 pub use vqvae::VqVae;
+pub use vqvae_learning::{CodebookAverage, VqVaeLoss, VqVaeOptions};
