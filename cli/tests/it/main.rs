@@ -9,6 +9,7 @@ mod help;
 mod hub;
 mod manners;
 mod mask;
+mod playground;
 mod predict;
 mod run;
 mod tokenize;
@@ -26,7 +27,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 23] = [
+const VERBS: [&str; 24] = [
     "run",
     "caption",
     "ask",
@@ -37,6 +38,7 @@ const VERBS: [&str; 23] = [
     "mask",
     "data",
     "playground",
+    "score",
     "show",
     "convert",
     "drift",
