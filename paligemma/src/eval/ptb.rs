@@ -76,14 +76,14 @@ fn token(text: &[char], at: usize) -> (usize, Vec<String>) {
     if starts(rest, "'tis") == 4 || starts(rest, "'twas") == 5 {
         best = (2, one(2));
     }
-    if let Some((len, ends_sentence)) = abbreviation(rest, before) {
-        if len > best.0 || (len == best.0 && ends_sentence) {
-            let mut words = one(len);
-            if ends_sentence {
-                words.push(".".into());
-            }
-            best = (len, words);
+    if let Some((len, ends_sentence)) = abbreviation(rest, before)
+        && (len > best.0 || (len == best.0 && ends_sentence))
+    {
+        let mut words = one(len);
+        if ends_sentence {
+            words.push(".".into());
         }
+        best = (len, words);
     }
     best
 }
