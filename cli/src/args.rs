@@ -7,6 +7,7 @@ use paligemma::{
     checkpoint::{Form, Scheme},
     data::playground::{Split, Task},
     detection::Finding,
+    eval::Metric,
     generate::{BeamRule, Options, Sampling},
     image::{
         Choice,
@@ -157,7 +158,8 @@ pub(crate) enum Verb {
     /// Draw pictures, and make examples of every task about them: JSONL to train on and to score with.
     #[command(
         after_help = "Writes OUT/SPLIT.jsonl and the pictures in OUT/SPLIT; neither may exist. Each line has `image` (or a \
-        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`. Line N of a split and a \
+        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`, and `masks`, the true ones as COCO run lengths, where \
+        the answer has masks. Line N of a split and a \
         seed is always the same, whatever the count and the side. No example is in two splits; in `compositional` each thing \
         has colours that it has in no other. Without --vqvae the tasks with masks are left out; `refer` and `aerial`, kept \
         for transfers, come only with --tasks.\n\n\
@@ -186,6 +188,32 @@ pub(crate) enum Verb {
         /// chart, pair, frames, question, detect, segment, grounded, refer, aerial.
         #[arg(long, value_name = "TASK,TASK", value_delimiter = ',', value_parser = playground_task)]
         tasks: Vec<Task>,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+    /// Score answers that `predict` wrote beside what should have been answered.
+    #[command(
+        after_help = "Each line of PREDICTIONS has `answer` and `suffix`, or a list of them. Metrics: exact, the part of the \
+        answers that are a suffix, letter for letter; cider, CIDEr-D of captions as pycocoevalcap has it (papers print it \
+        times 100); ap, COCO's average precision of boxes, ranked by `detections` if the lines have them; miou, mean \
+        intersection over union, of masks where the line has `masks` or the suffix has codes (with --vqvae), else of boxes. An \
+        answer that cannot be read scores 0. The interval is the middle 95 % of a bootstrap over the lines. Where lines have \
+        `task`, each task has figures of its own.\n\n\
+        JSON: `metric`, `count`, `seed`, `figures` (by name, each with `value`, `low`, `high`), and `tasks`, for each its \
+        `count` and `figures`.\n\n\
+        Examples:\n  \
+        paligemma score answers.jsonl --metric exact\n  \
+        paligemma score found.jsonl --metric ap --json"
+    )]
+    Score {
+        /// The predictions, one JSON object a line.
+        predictions: PathBuf,
+        /// How answers are compared.
+        #[arg(long)]
+        metric: MetricArg,
+        /// Of the bootstrap.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
         #[command(flatten)]
         vqvae: VqVaeArg,
     },
@@ -498,6 +526,26 @@ pub(crate) struct DataArgs {
     /// The suffix, with fields in braces; a list gives several.
     #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
     pub(crate) suffix: String,
+}
+
+/// How answers are compared.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetricArg {
+    Exact,
+    Cider,
+    Ap,
+    Miou,
+}
+
+impl From<MetricArg> for Metric {
+    fn from(metric: MetricArg) -> Metric {
+        match metric {
+            MetricArg::Exact => Metric::Exact,
+            MetricArg::Cider => Metric::Cider,
+            MetricArg::Ap => Metric::Ap,
+            MetricArg::Miou => Metric::Miou,
+        }
+    }
 }
 
 /// A part of the playground.

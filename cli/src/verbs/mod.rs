@@ -14,6 +14,7 @@ mod playground;
 mod predict;
 mod random;
 mod run;
+mod score;
 mod show;
 mod tokenize;
 mod verify;
@@ -77,6 +78,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 vqvae: vqvae.vqvae.as_deref(),
             };
             playground::playground(args, &job)
+        }
+        Verb::Score { predictions, metric, seed, vqvae } => {
+            score::score(args, predictions, (*metric).into(), *seed, vqvae.vqvae.as_deref())
         }
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Assemble { vision, language, out, tokenizer, dtype, seed } => {

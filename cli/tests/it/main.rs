@@ -10,6 +10,7 @@ mod help;
 mod hub;
 mod manners;
 mod mask;
+mod playground;
 mod predict;
 mod run;
 mod tokenize;
@@ -38,6 +39,7 @@ const VERBS: [&str; 24] = [
     "mask",
     "data",
     "playground",
+    "score",
     "show",
     "convert",
     "assemble",
