@@ -261,9 +261,10 @@ pub(crate) enum Verb {
         /// Random weights of a published size (3b-224 … 2-28b-896, tiny, 2-tiny), made in memory.
         #[arg(long, value_name = "CONFIG")]
         random: Option<String>,
-        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16.
+        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16; int8 and int4 are for random
+        /// ones.
         #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
-        dtype: TypeOrAuto,
+        dtype: TypeSchemeOrAuto,
         /// Tokens of text behind each picture.
         #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=8192))]
         prompt_tokens: u16,
@@ -789,6 +790,29 @@ impl From<TypeOrScheme> for Form {
             TypeOrScheme::F16 => DType::F16.into(),
             TypeOrScheme::Int8 => Scheme::Int8.into(),
             TypeOrScheme::Int4 => Scheme::Int4.into(),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum TypeSchemeOrAuto {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+    Int8,
+    Int4,
+}
+
+impl From<TypeSchemeOrAuto> for Option<Form> {
+    fn from(form: TypeSchemeOrAuto) -> Option<Form> {
+        match form {
+            TypeSchemeOrAuto::Auto => None,
+            TypeSchemeOrAuto::F32 => Some(DType::F32.into()),
+            TypeSchemeOrAuto::Bf16 => Some(DType::BF16.into()),
+            TypeSchemeOrAuto::F16 => Some(DType::F16.into()),
+            TypeSchemeOrAuto::Int8 => Some(Scheme::Int8.into()),
+            TypeSchemeOrAuto::Int4 => Some(Scheme::Int4.into()),
         }
     }
 }

@@ -61,15 +61,15 @@ pub fn write_folder(
 ) -> Result<()> {
     config.check()?;
     let form = form.into();
-    let (plain, scheme) = match form {
-        Form::Plain(dtype) => (dtype, None),
-        Form::Quantised(scheme) => (DType::BF16, Some(scheme)),
+    let scheme = match form {
+        Form::Plain(_) => None,
+        Form::Quantised(scheme) => Some(scheme),
     };
     let targets: Vec<Target> = names::tensors(config, names::is_fused(config))
         .into_iter()
-        .map(|named| Target { form: scheme.map_or(form, |scheme| scheme.form_of(&named, plain)), named })
+        .map(|named| Target { form: form.of(&named), named })
         .collect();
-    let mut json = config.to_json(Some(plain));
+    let mut json = config.to_json(Some(form.plain()));
     if let Some(scheme) = scheme {
         json["quantization_config"] = scheme.to_json();
     }

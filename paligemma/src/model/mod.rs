@@ -9,9 +9,9 @@ mod siglip;
 mod vqvae;
 
 pub use cache::KvCache;
-pub use gemma::{Gemma, Turn};
-pub use linear::{Linear, Weights};
-pub use paligemma::{PaliGemma, mean_loss};
-pub use pass::Pass;
+pub use gemma::{Gemma, Sequence, Turn};
+pub use linear::{Linear, Lora, Weights};
+pub use paligemma::{PaliGemma, Part, mean_loss};
+pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
 pub use vqvae::VqVae;
