@@ -12,8 +12,10 @@ mod mask;
 mod predict;
 mod random;
 mod run;
+mod plot;
 mod show;
 mod tokenize;
+mod train;
 mod verify;
 
 use crate::{
@@ -64,6 +66,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
         Verb::Data { what } => data::data(args, what),
+        Verb::Train(train) => train::train(args, train),
+        Verb::Recipes { what } => train::recipes(args, what),
+        Verb::Plot { run, output } => plot::plot(args, run, output.as_deref()),
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Drift { model_a, model_b, images, max_tokens } => {

@@ -26,7 +26,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 25] = [
     "run",
     "caption",
     "ask",
@@ -36,6 +36,9 @@ const VERBS: [&str; 22] = [
     "predict",
     "mask",
     "data",
+    "train",
+    "recipes",
+    "plot",
     "show",
     "convert",
     "drift",

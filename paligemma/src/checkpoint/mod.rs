@@ -16,7 +16,9 @@ pub(crate) mod safetensors;
 mod tensors;
 mod write;
 
+pub(crate) use convert::companions;
 pub use convert::{Summary, convert};
+pub(crate) use disk::check_space;
 pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
@@ -25,4 +27,5 @@ pub(crate) use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;
+pub(crate) use write::{safetensors_bytes, safetensors_header, write_files};
 pub use write::{write_folder, write_new};

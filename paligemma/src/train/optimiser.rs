@@ -323,7 +323,7 @@ fn each(
 }
 
 /// The sum of squares, in an order that does not depend on the number of threads; not finite if an element is not.
-pub fn sum_of_squares(x: &[f32]) -> f64 {
+pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> =
         x.par_chunks(CHUNK).map(|part| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
     parts.into_iter().sum()

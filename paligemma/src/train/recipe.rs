@@ -87,6 +87,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("lora.alpha", "what they add is multiplied by alpha / rank"),
     ("lora.dropout", "rate on what goes into them"),
     ("lora.targets", "pattern of the linear layers that get one"),
+    ("lora.init", "an adapter's folder to begin with, in place of new ones"),
 ];
 
 /// Keys that may differ when a run goes on: they change no weight.
@@ -317,6 +318,7 @@ pub struct LoraRecipe {
     pub alpha: f64,
     pub dropout: f64,
     pub targets: String,
+    pub init: Option<PathBuf>,
 }
 
 impl Default for LoraRecipe {
@@ -326,6 +328,7 @@ impl Default for LoraRecipe {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
+            init: None,
             targets: r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)".into(),
         }
     }
@@ -739,7 +742,8 @@ impl Recipe {
         for source in self.data.values_mut().chain(eval) {
             source.files.iter_mut().chain(&mut source.image_dir).try_for_each(absolute)?;
         }
-        self.model.tokenizer.iter_mut().try_for_each(absolute)?;
+        let lora = self.lora.iter_mut().filter_map(|lora| lora.init.as_mut());
+        self.model.tokenizer.iter_mut().chain(lora).try_for_each(absolute)?;
         absolute(&mut self.out)?;
         if Path::new(&self.model.init).exists() {
             let mut path = PathBuf::from(&self.model.init);
