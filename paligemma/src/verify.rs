@@ -323,7 +323,7 @@ fn verify_gradients(
     parts: &[Part],
     tolerance: f64,
 ) -> Result<Vec<Compared>> {
-    let mut pass = Pass::recorded(false, None);
+    let mut pass = Pass::recorded(false, None, None);
     let images: Value = match golden.numbers.get("pixel_values") {
         Some(pixels) => model.encode_images(&pixels.cast(DType::F32), &mut pass)?,
         None => Tensor::zeros(&[0, model.config().text.hidden_size]).into(),

@@ -29,6 +29,7 @@ mod memory;
 mod narrow;
 mod nibbles;
 mod norm;
+mod packing;
 mod parallel;
 mod product;
 mod recorded;
@@ -43,7 +44,10 @@ mod weight;
 pub use attention::{Mask, Segment, attention, attention_plain};
 pub use attention_backward::{AttentionRule, Span, attention_backward, attention_whole};
 pub use contrastive::{SigmoidContrastive, sigmoid_contrastive};
-pub use convolution::{conv_transpose2d, conv_transpose2d_plain, conv2d, conv2d_plain, relu};
+pub use convolution::{
+    ConvolutionGradients, conv_transpose2d, conv_transpose2d_backward, conv_transpose2d_plain, conv2d,
+    conv2d_backward, conv2d_plain, relu, relu_backward,
+};
 pub use cross_entropy::{CrossEntropy, LossRule, Target, cross_entropy};
 pub use dropout::{KeyedRows, dropout};
 pub use dtype::DType;

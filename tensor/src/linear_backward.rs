@@ -10,13 +10,13 @@
 //! Legend: t rows, k inputs, n outputs.
 
 use crate::{
-    DType, Isa, Tensor, Weight, bf16,
-    narrow::{narrow, pair, pair_bf16, round_to_bf16},
+    DType, Isa, Tensor, Weight,
+    narrow::pair_bf16,
+    packing::Packing,
     parallel::{Shared, for_each_task},
-    product::{A, B, COLUMNS, Units, multiply_bf16, multiply_f32},
-    transpose::transpose,
+    product::{A, B, COLUMNS},
 };
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 /// Rows of C in a task.
 const ROWS: usize = 512;
@@ -28,26 +28,6 @@ const PANELS: usize = 2;
 const DEPTH: usize = 512;
 /// Units between rows of A beyond their own: rows a power of two apart would meet in one set of the cache.
 const GAP: usize = 16;
-
-/// What the factors are rounded to before they are multiplied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Factor {
-    Exact,
-    Bf16,
-}
-
-impl Factor {
-    fn of(compute: DType) -> Factor {
-        if compute == DType::BF16 { Factor::Bf16 } else { Factor::Exact }
-    }
-
-    fn units(self, isa: Isa) -> Units {
-        match self {
-            Factor::Bf16 if Units::Bf16.are_of(isa) => Units::Bf16,
-            Factor::Bf16 | Factor::Exact => Units::F32,
-        }
-    }
-}
 
 /// What the products of a backward pass with these weights are computed in: f32 or bf16.
 pub fn gradient_dtype(w_nk: &Weight) -> DType {
@@ -72,11 +52,9 @@ pub fn add_input_gradient(dy_tn: &Tensor, w_nk: &Weight, dx_tk: &mut Tensor) {
 fn add_input_gradient_on(isa: Isa, dy_tn: &Tensor, w_nk: &Weight, dx_tk: &mut Tensor) {
     let (t, [n, k]) = (dy_tn.shape()[0], w_nk.shape());
     assert!(dy_tn.shape() == [t, n] && dx_tk.shape() == [t, k], "[{n}, {k}] of {dy_tn:?} → {dx_tk:?}");
-    let factor = Factor::of(gradient_dtype(w_nk));
-    let units = factor.units(isa);
-    let rows = Rows::of(isa, dy_tn.as_f32(), (t, n), factor);
-    let b = Panels::Weights { w_nk, factor };
-    add_product(isa, units, (t, n, k), &rows, &b, dx_tk.as_f32_mut());
+    let packing = Packing::new(isa, gradient_dtype(w_nk));
+    let rows = Rows::of(packing, dy_tn.as_f32(), (t, n));
+    add_product(packing, (t, n, k), &rows, &Panels::Weights(w_nk), dx_tk.as_f32_mut());
 }
 
 /// dW = dYᵀ·X: `dy_tn` and `x_tk` f32, multiplied as `compute` (f32 or bf16) → f32 `[n, k]`.
@@ -94,10 +72,9 @@ pub fn add_weight_gradient(dy_tn: &Tensor, x_tk: &Tensor, compute: DType, dw_nk:
 fn add_weight_gradient_on(isa: Isa, dy_tn: &Tensor, x_tk: &Tensor, compute: DType, dw_nk: &mut [f32]) {
     let (t, n, k) = (dy_tn.shape()[0], dy_tn.shape()[1], x_tk.shape()[1]);
     assert!(x_tk.shape() == [t, k] && dw_nk.len() == n * k, "{} of {dy_tn:?} and {x_tk:?}", dw_nk.len());
-    let factor = Factor::of(compute);
-    let units = factor.units(isa);
-    let depth = t.div_ceil(units.len());
-    let rows = Rows::transposed(isa, dy_tn.as_f32(), (t, n), factor);
+    let packing = Packing::new(isa, compute);
+    let depth = packing.depth(t);
+    let rows = Rows::transposed(packing, dy_tn.as_f32(), (t, n));
     let num_panels = k.div_ceil(PANEL);
     let mut panels = vec![0u32; num_panels * depth * PANEL];
     {
@@ -106,10 +83,11 @@ fn add_weight_gradient_on(isa: Isa, dy_tn: &Tensor, x_tk: &Tensor, compute: DTyp
             // SAFETY: each task has its own panel.
             let panel = unsafe { panels.slice(p * depth * PANEL, depth * PANEL) };
             let width = PANEL.min(k - p * PANEL);
-            interleave(isa, factor, &x_tk.as_f32()[p * PANEL..], k, (t, width), panel);
+            let row = |i: usize| &x_tk.as_f32()[i * k + p * PANEL..][..width];
+            packing.columns(row, (t, width), panel, PANEL);
         });
     }
-    add_product(isa, units, (n, t, k), &rows, &Panels::Packed { panels: &panels, depth }, dw_nk);
+    add_product(packing, (n, t, k), &rows, &Panels::Packed { panels: &panels, depth }, dw_nk);
 }
 
 /// Σ of the rows, row after row: the gradient of a bias → f32 `[n]`.
@@ -131,112 +109,61 @@ struct Rows {
 
 impl Rows {
     /// The rows of a matrix `[rows, cols]`.
-    fn of(isa: Isa, x: &[f32], (rows, cols): (usize, usize), factor: Factor) -> Rows {
-        let units = factor.units(isa);
-        let row = cols.div_ceil(units.len()) + GAP;
+    fn of(packing: Packing, x: &[f32], (rows, cols): (usize, usize)) -> Rows {
+        let row = packing.depth(cols) + GAP;
         let mut all = vec![0u32; rows * row];
         let to = Shared::new(&mut all);
         for_each_task(rows, |i| {
             // SAFETY: each task has its own row.
-            let to = unsafe { to.slice(i * row, row) };
-            let from = &x[i * cols..][..cols];
-            if units == Units::Bf16 {
-                narrow(isa, from, &mut bytemuck::cast_slice_mut::<u32, bf16>(to)[..cols]);
-                return;
-            }
-            let to = &mut bytemuck::cast_slice_mut(to)[..cols];
-            to.copy_from_slice(from);
-            if factor == Factor::Bf16 {
-                round_to_bf16(isa, to);
-            }
+            packing.row(&x[i * cols..][..cols], unsafe { to.slice(i * row, row) });
         });
         Rows { units: all, row }
     }
 
     /// The columns of a matrix `[rows, cols]`.
-    fn transposed(isa: Isa, x: &[f32], (rows, cols): (usize, usize), factor: Factor) -> Rows {
-        let units = factor.units(isa);
-        let depth = rows.div_ceil(units.len());
-        let row = depth + GAP;
+    fn transposed(packing: Packing, x: &[f32], (rows, cols): (usize, usize)) -> Rows {
+        let row = packing.depth(rows) + GAP;
         let mut all = vec![0u32; cols * row];
         let to = Shared::new(&mut all);
         for_each_task(cols.div_ceil(PANEL), |p| {
             let width = PANEL.min(cols - p * PANEL);
-            let mut panel = vec![0u32; depth * PANEL];
-            interleave(isa, factor, &x[p * PANEL..], cols, (rows, width), &mut panel);
             // SAFETY: each task has the rows of its own columns.
             let to = unsafe { to.slice(p * PANEL * row, width * row) };
-            transpose(isa, &panel, PANEL, to, row, (depth, width));
+            packing.columns_as_rows(|i| &x[i * cols + p * PANEL..][..width], (rows, width), to, row);
         });
         Rows { units: all, row }
     }
 }
 
-/// `width` columns of a matrix whose rows stand `row` apart, as a panel: `[units of rows, 64]`.
-fn interleave(
-    isa: Isa,
-    factor: Factor,
-    x: &[f32],
-    row: usize,
-    (rows, width): (usize, usize),
-    panel: &mut [u32],
-) {
-    let units = factor.units(isa);
-    for (unit, to) in panel.chunks_mut(PANEL).enumerate().take(rows.div_ceil(units.len())) {
-        let first = unit * units.len();
-        let from = |i: usize| if i < rows { &x[i * row..][..width] } else { &[0.0; PANEL][..width] };
-        if units == Units::Bf16 {
-            pair(isa, from(first), from(first + 1), &mut to[..width]);
-            continue;
-        }
-        let to = &mut bytemuck::cast_slice_mut(to)[..width];
-        to.copy_from_slice(from(first));
-        if factor == Factor::Bf16 {
-            round_to_bf16(isa, to);
-        }
-    }
-}
-
-/// [`interleave`] of rows `first..first + len` of W and 64 columns from `column` on.
-fn pack_weights(
-    isa: Isa,
-    factor: Factor,
-    w_nk: &Weight,
-    (first, len): (usize, usize),
-    column: usize,
-    panel: &mut [u32],
-) {
+/// Rows `rows` of W and 64 columns from `column` on, as a panel `[units of rows, 64]`.
+fn pack_weights(packing: Packing, w_nk: &Weight, rows: Range<usize>, column: usize, panel: &mut [u32]) {
     let [_, k] = w_nk.shape();
-    let width = PANEL.min(k - column);
-    let units = factor.units(isa);
-    let bf16_row = |j: usize| match w_nk {
-        Weight::Plain(w) if w.dtype() == DType::BF16 => &w.as_bf16()[j * k + column..][..width],
-        _ => &[],
+    let (isa, width) = (packing.isa, PANEL.min(k - column));
+    if let Weight::Plain(w) = w_nk
+        && w.dtype() == DType::F32
+    {
+        let w = &w.as_f32()[rows.start * k + column..];
+        return packing.columns(|i| &w[i * k..][..width], (rows.len(), width), panel, PANEL);
+    }
+    let half = match w_nk {
+        Weight::Plain(w) if w.dtype() == DType::BF16 => Some(w.as_bf16()),
+        _ => None,
     };
-    let is_bf16 = matches!(w_nk, Weight::Plain(w) if w.dtype() == DType::BF16);
+    let numbers = packing.units().len();
     let mut wide = [[0f32; PANEL]; 2];
-    for (unit, to) in panel.chunks_mut(PANEL).enumerate() {
-        let rows = unit * units.len()..len.min((unit + 1) * units.len());
-        if units == Units::Bf16 && is_bf16 && rows.len() == 2 {
-            let j = first + rows.start;
-            pair_bf16(isa, bf16_row(j), bf16_row(j + 1), &mut to[..width]);
+    for (first, to) in rows.clone().step_by(numbers).zip(panel.chunks_mut(PANEL)) {
+        let these = first..rows.end.min(first + numbers);
+        if let Some(half) = half
+            && these.len() == 2
+        {
+            let row = |j: usize| &half[j * k + column..][..width];
+            pair_bf16(isa, row(first), row(first + 1), &mut to[..width]);
             continue;
         }
-        for (i, wide) in wide.iter_mut().enumerate().take(units.len()) {
-            match rows.clone().nth(i) {
-                Some(j) => w_nk.widen(isa, first + j, column, &mut wide[..width]),
-                None => wide.fill(0.0),
-            }
+        for (j, wide) in these.clone().zip(&mut wide) {
+            w_nk.widen(isa, j, column, &mut wide[..width]);
         }
-        if units == Units::Bf16 {
-            pair(isa, &wide[0][..width], &wide[1][..width], &mut to[..width]);
-        } else {
-            let to = &mut bytemuck::cast_slice_mut(to)[..width];
-            to.copy_from_slice(&wide[0][..width]);
-            if factor == Factor::Bf16 {
-                round_to_bf16(isa, to);
-            }
-        }
+        packing.columns(|i| &wide[i][..width], (these.len(), width), to, PANEL);
     }
 }
 
@@ -256,14 +183,14 @@ enum Panels<'a> {
     /// `[panel][depth][64]`
     Packed { panels: &'a [u32], depth: usize },
     /// Packed when they are needed.
-    Weights { w_nk: &'a Weight, factor: Factor },
+    Weights(&'a Weight),
 }
 
 impl Panels<'_> {
     /// Units `first..first + len` of the columns from `column` on.
     fn block<'s>(
         &'s self,
-        isa: Isa,
+        packing: Packing,
         (first, len): (usize, usize),
         column: usize,
         scratch: &'s mut Vec<u32>,
@@ -272,12 +199,12 @@ impl Panels<'_> {
             Panels::Packed { panels, depth } => {
                 &panels[(column / PANEL * depth + first) * PANEL..][..len * PANEL]
             }
-            Panels::Weights { w_nk, factor } => {
+            Panels::Weights(w_nk) => {
                 scratch.clear();
                 scratch.resize(len * PANEL, 0);
-                let numbers = factor.units(isa).len();
+                let numbers = packing.units().len();
                 let rows = first * numbers..w_nk.shape()[0].min((first + len) * numbers);
-                pack_weights(isa, factor, w_nk, (rows.start, rows.len()), column, scratch);
+                pack_weights(packing, w_nk, rows, column, scratch);
                 scratch
             }
         };
@@ -287,14 +214,13 @@ impl Panels<'_> {
 
 /// c `[m, width]` += a `[m, depth]` · b `[depth, width]`; depth counts numbers.
 fn add_product(
-    isa: Isa,
-    units: Units,
+    packing: Packing,
     (m, depth, width): (usize, usize, usize),
     a: &Rows,
     b: &Panels<'_>,
     c: &mut [f32],
 ) {
-    let depth = depth.div_ceil(units.len());
+    let depth = packing.depth(depth);
     let (row_blocks, column_blocks) = (m.div_ceil(ROWS), width.div_ceil(PANEL * PANELS));
     let out = Shared::new(c);
     for_each_task(row_blocks * column_blocks, |task| {
@@ -308,13 +234,9 @@ fn add_product(
                 let len = DEPTH.min(depth - first);
                 let a = A { bytes: bytemuck::cast_slice(&a.units[m0 * a.row + first..]), row: a.row * 4 };
                 for i in (i0..i1).step_by(PANEL) {
-                    let b = b.block(isa, (first, len), i, panel);
+                    let b = b.block(packing, (first, len), i, panel);
                     let size = (m1 - m0, len, PANEL.min(columns - (i - i0)));
-                    let sums = &mut sums[i - i0..];
-                    match units {
-                        Units::Bf16 => multiply_bf16(isa, size, a, b, sums, columns),
-                        _ => multiply_f32(isa, size, a, b, sums, columns),
-                    }
+                    packing.multiply(size, a, b, &mut sums[i - i0..], columns);
                 }
             }
             for (i, sums) in (m0..m1).zip(sums.chunks(columns)) {

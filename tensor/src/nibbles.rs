@@ -1,7 +1,7 @@
 //! Half bytes: groups of 32 numbers that share a scale. A number is (nibble - 8) · scale; byte i of a group's 16 holds number
 //! i in its low half and number 16 + i in its high half.
 
-use crate::{Isa, bf16, isa::multiversion, lane::Lane, narrow::round_bf16};
+use crate::{bf16, isa::multiversion, lane::Lane, narrow::round_bf16};
 
 /// Inputs that share a scale; the inputs of a matrix are a multiple of it.
 pub const INT4_GROUP: usize = 32;
@@ -141,7 +141,7 @@ fn widen_group(values: &[u8; BYTES], scale: f32, to: &mut [f32; INT4_GROUP]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::random;
+    use crate::{Isa, testing::random};
 
     /// The number nearest x among (0…15 - 8) · scale.
     fn nibble_plain(x: f32, scale: f32) -> u8 {

@@ -7,11 +7,12 @@
 //! Legend: t rows, d width, k inputs, n outputs, f width of the MLP.
 
 use crate::{
-    AttentionRule, Contribution, CrossEntropy, DType, Epilogue, KeyedRows, LossRule, Parameter, Span, Tape,
-    Target, Tensor, Value, add, add_input_gradient, attention_backward, attention_whole, bias_gradient,
-    concat_rows, cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times,
-    gelu_times_backward, gradient_dtype, input_gradient, layer_norm, layer_norm_backward, linear, rms_norm,
-    rms_norm_backward, rope, rope_backward,
+    AttentionRule, Contribution, ConvolutionGradients, CrossEntropy, DType, Epilogue, KeyedRows, LossRule,
+    Parameter, Span, Tape, Target, Tensor, Value, add, add_input_gradient, attention_backward,
+    attention_whole, bias_gradient, concat_rows, conv_transpose2d, conv_transpose2d_backward, conv2d,
+    conv2d_backward, cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times,
+    gelu_times_backward, gradient_dtype, input_gradient, layer_norm, layer_norm_backward, linear, relu,
+    relu_backward, rms_norm, rms_norm_backward, rope, rope_backward,
 };
 use std::ops::Range;
 
@@ -24,6 +25,17 @@ pub struct LinearParts<'a> {
     pub gelu: bool,
     /// Added last, `[t, n]`.
     pub residual: Option<&'a Value>,
+}
+
+/// x times a number.
+fn times(x: &Tensor, factor: f32) -> Tensor {
+    Tensor::from_f32(x.as_f32().iter().map(|x| x * factor).collect(), x.shape())
+}
+
+/// a - b, of one shape.
+fn subtract(a: &Tensor, b: &Tensor) -> Tensor {
+    assert_eq!(a.shape(), b.shape());
+    Tensor::from_f32(a.as_f32().iter().zip(b.as_f32()).map(|(a, b)| a - b).collect(), a.shape())
 }
 
 impl Tape {
@@ -225,14 +237,12 @@ impl Tape {
 
     /// x times a number.
     pub fn scale(&mut self, x: &Value, factor: f32) -> Value {
-        let times =
-            move |x: &Tensor| Tensor::from_f32(x.as_f32().iter().map(|x| x * factor).collect(), x.shape());
-        let y = times(&x.tensor);
+        let y = times(&x.tensor, factor);
         if !self.wants(&[x.node], &[]) {
             return y.into();
         }
         let node = x.node;
-        self.record(y, move |dy, gradients| gradients.add(node, || times(&dy)))
+        self.record(y, move |dy, gradients| gradients.add(node, || times(&dy, factor)))
     }
 
     /// x with the rows of `p_td` added to every t rows of it: position embeddings of several images.
@@ -289,6 +299,100 @@ impl Tape {
                 gradients.add(Some(node), || sum);
             }
         })
+    }
+
+    /// [`conv2d`](crate::conv2d()) of `x_nhwc`, `w_ocij` and its bias.
+    pub fn conv2d(
+        &mut self,
+        x_nhwc: &Value,
+        w_ocij: &Parameter,
+        bias_o: &Parameter,
+        stride: usize,
+        padding: usize,
+    ) -> Value {
+        let y = conv2d(&x_nhwc.tensor, w_ocij.tensor(), bias_o.tensor(), stride, padding);
+        self.convolution(y, x_nhwc, w_ocij, bias_o, move |x, w, dy, wants_dx| {
+            conv2d_backward(x, w, stride, padding, dy, wants_dx)
+        })
+    }
+
+    /// [`conv_transpose2d`](crate::conv_transpose2d()) of `x_nhwc`, `w_coij` and its bias.
+    pub fn conv_transpose2d(
+        &mut self,
+        x_nhwc: &Value,
+        w_coij: &Parameter,
+        bias_o: &Parameter,
+        stride: usize,
+        padding: usize,
+    ) -> Value {
+        let y = conv_transpose2d(&x_nhwc.tensor, w_coij.tensor(), bias_o.tensor(), stride, padding);
+        self.convolution(y, x_nhwc, w_coij, bias_o, move |x, w, dy, wants_dx| {
+            conv_transpose2d_backward(x, w, stride, padding, dy, wants_dx)
+        })
+    }
+
+    /// The way back of a convolution whose result is `y`.
+    fn convolution(
+        &mut self,
+        y: Tensor,
+        x: &Value,
+        weight: &Parameter,
+        bias: &Parameter,
+        backward: impl Fn(&Tensor, &Tensor, &Tensor, bool) -> ConvolutionGradients + Send + 'static,
+    ) -> Value {
+        if !self.wants(&[x.node], &[weight.id, bias.id]) {
+            return y.into();
+        }
+        let (node, weight_id, bias_id) = (x.node, weight.id, bias.id);
+        let (x, weight) = (x.tensor.clone(), weight.tensor().clone());
+        self.record(y, move |dy, gradients| {
+            let ConvolutionGradients { dx, dweight, dbias } = backward(&x, &weight, &dy, node.is_some());
+            drop(weight);
+            if let Some(dx) = dx {
+                gradients.add(node, || dx);
+            }
+            gradients.give(bias_id, || Contribution::Whole(dbias));
+            gradients.give(weight_id, || Contribution::Whole(dweight));
+        })
+    }
+
+    /// [`relu`](crate::relu()) of every element.
+    pub fn relu(&mut self, x: &Value) -> Value {
+        let y = relu(&x.tensor);
+        if !self.wants(&[x.node], &[]) {
+            return y.into();
+        }
+        let (node, result) = (x.node, y.clone());
+        self.record(y, move |dy, gradients| gradients.add(node, || relu_backward(&result, &dy)))
+    }
+
+    /// `y` in place of x, whose gradient x gets as it is (straight-through): of what has no gradient, as a look-up of the
+    /// nearest entry.
+    pub fn straight_through(&mut self, x: &Value, y: Tensor) -> Value {
+        assert_eq!(x.shape(), y.shape());
+        if !self.wants(&[x.node], &[]) {
+            return y.into();
+        }
+        let node = x.node;
+        self.record(y, move |dy, gradients| gradients.add(node, || dy))
+    }
+
+    /// `weight` times the mean of (x - target)² → `[1]`, and the same as f64.
+    pub fn mean_square(&mut self, x: &Value, target: &Tensor, weight: f64) -> (Value, f64) {
+        let difference = subtract(&x.tensor, target);
+        let numbers = difference.len().max(1) as f64;
+        let square: f64 = difference.as_f32().iter().map(|d| f64::from(*d).powi(2)).sum();
+        let loss = weight * square / numbers;
+        let y = Tensor::from_f32(vec![loss as f32], &[1]);
+        if !self.wants(&[x.node], &[]) {
+            return (y.into(), loss);
+        }
+        let node = x.node;
+        let value = self.record(y, move |dy, gradients| {
+            let factor = (2.0 * weight / numbers) as f32 * dy.as_f32()[0];
+            gradients.add(node, || times(&difference, factor));
+        });
+        (value, loss)
     }
 
     /// [`dropout`](crate::dropout()) of `x_td`.
@@ -467,6 +571,47 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    /// Convolutions, straight through a rounding, and the mean square.
+    #[test]
+    fn gradients_of_pictures_are_finite_differences() {
+        let shapes: [&[usize]; 5] = [&[2, 5, 5, 3], &[4, 3, 3, 3], &[4], &[4, 2, 4, 4], &[2]];
+        let mut w: Vec<Tensor> = (30..).zip(shapes).map(|(seed, shape)| random(seed, shape)).collect();
+        // Far from ReLU's kink on both sides.
+        w[2] = Tensor::from_f32(vec![9.0, -9.0, 8.0, -8.0], &[4]);
+        let target = random(40, &[2, 10, 10, 2]);
+        let run = |tape: &mut Tape, w: &[Parameter], x: &Value| {
+            let y = tape.conv2d(x, &w[1], &w[2], 1, 1);
+            // A straight-through value that is linear has the same differences.
+            let moved = Tensor::from_f32(y.tensor().as_f32().iter().map(|y| y + 0.25).collect(), y.shape());
+            let y = tape.straight_through(&y, moved);
+            let g = tape.relu(&y);
+            let y = tape.add(&y, &g);
+            let y = tape.conv_transpose2d(&y, &w[3], &w[4], 2, 1);
+            tape.mean_square(&y, &target, 0.7)
+        };
+        let mut tape = Tape::on();
+        let x = tape.input(w[0].clone());
+        let wanted: Vec<Parameter> =
+            w.iter().enumerate().map(|(i, w)| Parameter::wanted(w.clone(), i)).collect();
+        let (loss, _) = run(&mut tape, &wanted, &x);
+        let mut all: Vec<Option<Tensor>> = vec![None; w.len()];
+        let one = Tensor::from_f32(vec![1.0], &[1]);
+        let inputs =
+            tape.backward(&loss, one, &mut |id, part| all[id] = Some(part.into_tensor(w[id].shape())));
+        all[0] = inputs.into_iter().next().flatten();
+        let ones = Tensor::from_f32(vec![1.0; 2], &[2]);
+        for i in 0..w.len() {
+            check_gradient(&format!("weight {i}"), &w[i], all[i].as_ref().unwrap(), &ones, |moved| {
+                let mut w = w.clone();
+                w[i] = moved.clone();
+                let x = w[0].clone().into();
+                let w: Vec<Parameter> = w.into_iter().map(Parameter::from).collect();
+                let loss = run(&mut Tape::off(), &w, &x).1;
+                Tensor::from_f32(vec![loss as f32, (loss - f64::from(loss as f32)) as f32], &[2])
+            });
         }
     }
 

@@ -78,6 +78,19 @@ impl Parameter {
         }
     }
 
+    /// The number under which its gradient is handed out, if that is wanted.
+    pub fn id(&self) -> Option<usize> {
+        self.id
+    }
+
+    /// The numbers, if their gradient is wanted: what an optimiser changes.
+    pub fn wanted_mut(&mut self) -> Option<&mut Tensor> {
+        match &mut self.weight {
+            Weight::Plain(tensor) if self.id.is_some() => Some(tensor),
+            _ => None,
+        }
+    }
+
     /// Whether its gradient is wanted.
     pub fn is_wanted(&self) -> bool {
         self.id.is_some()

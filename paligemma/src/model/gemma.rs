@@ -150,16 +150,22 @@ impl Gemma {
 
     /// Every tensor. One step of decoding reads each of them once, the embedding table as the head.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let blocks = self.blocks.iter().flat_map(|block| {
-            let Block { query, key, value, attn_vec, gate, up, down, .. } = &**block;
-            let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = &**block;
-            let linear = [query, key, value, attn_vec, gate, up, down].into_iter().flat_map(Linear::weights);
-            let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
-            linear.chain(
-                [pre_attention_norm, pre_ffw_norm].into_iter().chain(post_norms).map(Parameter::tensor),
-            )
-        });
-        blocks.chain([self.final_norm.tensor()]).chain(self.input_embedding.weight().parts())
+        self.parameters().flat_map(|parameter| parameter.weight().parts())
+    }
+
+    /// What it is made of.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let blocks = self.blocks.iter().flat_map(|block| block.parameters());
+        blocks.chain([&self.final_norm, &self.input_embedding])
+    }
+
+    /// The weight whose gradient is wanted as `id`.
+    pub(crate) fn wanted_mut(&mut self, id: usize) -> Option<&mut Parameter> {
+        let block = self.blocks.iter_mut().find(|block| block.parameters().any(|p| p.id() == Some(id)));
+        // A tape may still hold the other blocks: those are left alone.
+        let of_block = block.into_iter().flat_map(|block| Arc::make_mut(block).parameters_mut());
+        let mut all = of_block.chain([&mut self.final_norm, &mut self.input_embedding]);
+        all.find(|parameter| parameter.id() == Some(id))
     }
 
     /// Token ids → `[ids, D]`, scaled by √D. Panics on an id beyond the table.
@@ -283,6 +289,34 @@ impl Gemma {
 }
 
 impl Block {
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let Block { query, key, value, attn_vec, gate, up, down, .. } = self;
+        let Block { pre_attention_norm, post_attention_norm, pre_ffw_norm, post_ffw_norm, .. } = self;
+        let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+        let linear = [query, key, value, attn_vec, gate, up, down].into_iter().flat_map(Linear::parameters);
+        linear.chain([pre_attention_norm, pre_ffw_norm]).chain(post_norms)
+    }
+
+    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        let Block {
+            pre_attention_norm,
+            query,
+            key,
+            value,
+            attn_vec,
+            post_attention_norm,
+            pre_ffw_norm,
+            gate,
+            up,
+            down,
+            post_ffw_norm,
+        } = self;
+        let post_norms = [post_attention_norm, post_ffw_norm].into_iter().flatten();
+        let linear =
+            [query, key, value, attn_vec, gate, up, down].into_iter().flat_map(Linear::parameters_mut);
+        linear.chain([pre_attention_norm, pre_ffw_norm]).chain(post_norms)
+    }
+
     /// `Block.__call__`, `x_td` → the same shape; the turns' caches grow by their rows in this layer.
     fn forward(
         &self,

@@ -1,7 +1,7 @@
 //! A linear layer as checkpoints hold it, with the adapter that LoRA puts beside it, and the taking of weights by name.
 
 use crate::{Error, Result, model::Pass};
-use paligemma_tensor::{DType, LinearParts, Parameter, Tensor, Value, Weight};
+use paligemma_tensor::{DType, LinearParts, Parameter, Value, Weight};
 use std::fmt;
 
 /// Where a model takes its weights from: canonical name → tensor in Hugging Face's layout, plain or quantised.
@@ -114,11 +114,16 @@ impl Linear {
         Ok(Linear { weight, bias, lora })
     }
 
-    /// Its tensors.
-    pub(crate) fn weights(&self) -> impl Iterator<Item = &Tensor> {
+    /// What it is made of.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let lora = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
-        let plain = self.bias.iter().chain(lora).map(Parameter::tensor);
-        self.weight.weight().parts().into_iter().chain(plain)
+        [&self.weight].into_iter().chain(&self.bias).chain(lora)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        let lora = self.lora.iter_mut().flat_map(|lora| [&mut lora.a, &mut lora.b]);
+        [&mut self.weight].into_iter().chain(&mut self.bias).chain(lora)
     }
 
     /// `x_tk` → `[t, out]`

@@ -2,6 +2,7 @@
 
 mod cache;
 mod gemma;
+mod learning;
 mod linear;
 mod paligemma;
 mod pass;
@@ -10,6 +11,7 @@ mod vqvae;
 
 pub use cache::KvCache;
 pub use gemma::{Gemma, Sequence, Turn};
+pub use learning::{BatchSize, Lesson, Loss, LossOptions, Mean, dropout_key};
 pub use linear::{Linear, Lora, Weights};
 pub use paligemma::{PaliGemma, Part, mean_loss};
 pub use pass::{Dropout, Pass};

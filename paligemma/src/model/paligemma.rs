@@ -11,7 +11,7 @@
 
 use super::{Gemma, KvCache, Linear, Pass, Sequence, Siglip, Turn, Weights};
 use crate::{Error, Result, config::Config};
-use paligemma_tensor::{DType, LossRule, Target, Tensor, Value};
+use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value};
 
 /// The next rows of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,22 @@ impl PaliGemma {
 
     /// Every tensor.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        self.siglip.weights().chain(self.projector.weights()).chain(self.gemma.weights())
+        self.parameters().flat_map(|parameter| parameter.weight().parts())
+    }
+
+    /// Every weight, adapters among them.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.siglip.parameters().chain(self.projector.parameters()).chain(self.gemma.parameters())
+    }
+
+    /// The weight whose gradient is wanted as `id`, to be changed.
+    pub fn wanted_mut(&mut self, id: usize) -> Option<&mut Tensor> {
+        let PaliGemma { siglip, projector, gemma, .. } = self;
+        siglip
+            .wanted_mut(id)
+            .or_else(|| projector.parameters_mut().find(|parameter| parameter.id() == Some(id)))
+            .or_else(|| gemma.wanted_mut(id))
+            .and_then(Parameter::wanted_mut)
     }
 
     /// The decoder.
@@ -80,18 +95,21 @@ impl PaliGemma {
     /// # Errors
     /// Images of another side than the model's; cancellation.
     pub fn encode_images(&self, images_bchw: &Tensor, pass: &mut Pass<'_>) -> Result<Value> {
-        let side = self.config.vision.image_size;
-        match images_bchw.shape() {
-            [_, 3, height, width] if *height == side && *width == side => {}
-            other => {
-                return Err(Error::input(format!("pixel values have shape {other:?}"))
-                    .expected(format!("[images, 3, {side}, {side}]")));
-            }
-        }
+        self.check_images(images_bchw)?;
         let x = self.siglip.forward(images_bchw, pass)?;
         let x = self.projector.forward(&x, pass);
         pass.put(format_args!("img/zimg"), &x); // zimg, out_img = self._img_model(image); out["img/zimg"]
         Ok(x)
+    }
+
+    /// An error where pixel values are not what the model takes.
+    pub(super) fn check_images(&self, images_bchw: &Tensor) -> Result<()> {
+        let side = self.config.vision.image_size;
+        match images_bchw.shape() {
+            [_, 3, height, width] if *height == side && *width == side => Ok(()),
+            other => Err(Error::input(format!("pixel values have shape {other:?}"))
+                .expected(format!("[images, 3, {side}, {side}]"))),
+        }
     }
 
     /// Token ids → `[ids, D]`, scaled by √D.

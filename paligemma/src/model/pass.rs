@@ -62,8 +62,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Keeps what the gradients of the wanted weights need; with `recompute` only what goes into each block.
-    pub fn recorded(recompute: bool, dropout: Option<Dropout>) -> Self {
-        Pass { tape: Tape::on(), recompute, dropout: dropout.map(Arc::new), ..Pass::default() }
+    pub fn recorded(recompute: bool, dropout: Option<Dropout>, cancel: Option<&'a AtomicBool>) -> Self {
+        Pass { tape: Tape::on(), recompute, dropout: dropout.map(Arc::new), cancel, ..Pass::default() }
     }
 
     /// Whether intermediates are kept; fused operations are then taken apart.

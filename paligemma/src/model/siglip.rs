@@ -50,10 +50,6 @@ impl Norm {
         })
     }
 
-    fn weights(&self) -> [&Tensor; 2] {
-        [self.weight.tensor(), self.bias.tensor()]
-    }
-
     fn forward(&self, x_td: &Value, eps: f32, pass: &mut Pass<'_>) -> Value {
         pass.tape.layer_norm(x_td, &self.weight, &self.bias, eps)
     }
@@ -95,18 +91,23 @@ impl Siglip {
         })
     }
 
-    /// Every tensor.
-    pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        let blocks = self.blocks.iter().flat_map(|block| {
-            let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = &**block;
-            let linear = [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::weights);
-            linear.chain(norm0.weights()).chain(norm1.weights())
-        });
-        self.embedding
-            .weights()
-            .chain([self.pos_embedding.tensor()])
-            .chain(blocks)
-            .chain(self.encoder_norm.weights())
+    /// What it is made of.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let Siglip { embedding, pos_embedding, blocks, encoder_norm, .. } = self;
+        let blocks = blocks.iter().flat_map(|block| block.parameters());
+        let norm = [&encoder_norm.weight, &encoder_norm.bias];
+        embedding.parameters().chain([pos_embedding]).chain(blocks).chain(norm)
+    }
+
+    /// The weight whose gradient is wanted as `id`.
+    pub(crate) fn wanted_mut(&mut self, id: usize) -> Option<&mut Parameter> {
+        let Siglip { embedding, pos_embedding, blocks, encoder_norm, .. } = self;
+        let block = blocks.iter_mut().find(|block| block.parameters().any(|p| p.id() == Some(id)));
+        // A tape may still hold the other blocks: those are left alone.
+        let of_block = block.into_iter().flat_map(|block| Arc::make_mut(block).parameters_mut());
+        let norm = [&mut encoder_norm.weight, &mut encoder_norm.bias];
+        let mut all = embedding.parameters_mut().chain([pos_embedding]).chain(of_block).chain(norm);
+        all.find(|parameter| parameter.id() == Some(id))
     }
 
     /// Pixel values in [-1, 1], `[B, 3, S, S]` f32 → `[B·T, D]`, image after image, row after row of the patch grid.
@@ -135,6 +136,18 @@ impl Siglip {
 }
 
 impl Block {
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = self;
+        let norms = [norm0, norm1].into_iter().flat_map(|norm| [&norm.weight, &norm.bias]);
+        [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::parameters).chain(norms)
+    }
+
+    fn parameters_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
+        let Block { norm0, query, key, value, out, norm1, dense0, dense1 } = self;
+        let norms = [norm0, norm1].into_iter().flat_map(|norm| [&mut norm.weight, &mut norm.bias]);
+        [query, key, value, out, dense0, dense1].into_iter().flat_map(Linear::parameters_mut).chain(norms)
+    }
+
     /// `Encoder1DBlock`, `x_td` `[B·T, D]` → the same.
     fn forward(
         &self,
