@@ -217,6 +217,35 @@ pub(crate) enum Verb {
         #[command(flatten)]
         vqvae: VqVaeArg,
     },
+    /// Train a model by a recipe; started again with the same run folder it goes on.
+    #[command(
+        after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
+        metrics.jsonl (step, loss, lr, grad_norm, examples_per_s, tokens_per_s, peak_rss_bytes) and state/. Changes are \
+        TOML (lr=1e-5, freeze='[\"img/.*\"]') or else text; `paligemma recipes ls --keys` lists the keys.\n\n\
+        JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`; with --dry-run `examples`, `groups`, \
+        `frozen_parameters`, `memory`, `memory_total`, `memory_available`, `steps`, `step_s`; with --export `path`, `step`.\n\n\
+        Examples:\n  \
+        paligemma train transfer model.init=pt_224 data.train.files=train.jsonl --dry-run\n  \
+        paligemma train my.toml lr=3e-6 out=runs/lower\n  \
+        paligemma train runs/lower                          go on\n  \
+        paligemma train runs/lower --export ./model         the newest state as a checkpoint"
+    )]
+    Train(TrainArgs),
+    /// List, show and copy the recipes that come with the program.
+    #[command(after_help = "Examples:\n  paligemma recipes ls\n  paligemma recipes copy transfer my.toml")]
+    Recipes {
+        #[command(subcommand)]
+        what: RecipesVerb,
+    },
+    /// Draw the curves of a run: loss and learning rate, as PNG or SVG.
+    #[command(after_help = "JSON: `path`, `steps`.\n\nExample:\n  paligemma plot runs/mine -o curves.svg")]
+    Plot {
+        /// The run folder.
+        run: PathBuf,
+        /// What to write, by its ending .png or .svg; RUN/curves.png if not given.
+        #[arg(long, short, value_name = "CURVES.png")]
+        output: Option<PathBuf>,
+    },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
     Show {
@@ -408,6 +437,56 @@ pub(crate) enum Verb {
     Man {
         /// A verb.
         verb: Option<String>,
+    },
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct TrainArgs {
+    /// A recipe's file, a run's folder, or a name of `paligemma recipes ls`.
+    pub(crate) recipe: String,
+    /// Changes to the recipe.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) changes: Vec<String>,
+    /// Show three examples, what learns, the memory and the time; train nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Stop behind this step of the run; the schedule stays that of the whole run.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+    /// Write the newest saved state as a checkpoint, or as an adapter's folder, and train nothing.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["dry_run", "steps"])]
+    pub(crate) export: Option<PathBuf>,
+    /// With --export: the type of the tensors; that of the model it began with if not given.
+    #[arg(long, requires = "export")]
+    pub(crate) dtype: Option<Type>,
+    /// With --export, of adapters: the model with them merged in.
+    #[arg(long, requires = "export")]
+    pub(crate) merge: bool,
+}
+
+/// What to do with recipes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum RecipesVerb {
+    /// List the recipes, or the keys of a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes ls --keys")]
+    Ls {
+        /// List the keys that a recipe may have.
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Print a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes show lora")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Write a recipe to a file, to be changed.
+    #[command(after_help = "Example:\n  paligemma recipes copy transfer my.toml")]
+    Copy {
+        /// Its name.
+        name: String,
+        /// The file, which must not exist.
+        out: PathBuf,
     },
 }
 

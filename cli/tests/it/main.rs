@@ -28,7 +28,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 28] = [
     "run",
     "caption",
     "ask",
@@ -40,6 +40,9 @@ const VERBS: [&str; 24] = [
     "data",
     "playground",
     "score",
+    "train",
+    "recipes",
+    "plot",
     "show",
     "convert",
     "assemble",

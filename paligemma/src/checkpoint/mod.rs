@@ -19,7 +19,9 @@ mod tensors;
 mod write;
 
 pub use assemble::assemble;
+pub(crate) use convert::companions;
 pub use convert::{Summary, convert};
+pub(crate) use disk::check_space;
 pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
@@ -29,4 +31,5 @@ pub(crate) use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;
+pub(crate) use write::{safetensors_bytes, safetensors_header, write_files};
 pub use write::{write_folder, write_new};
