@@ -11,7 +11,7 @@ use paligemma::{
     checkpoint::{available_memory, hub::Want, write_new},
     data::Ready,
     text::Tokenizer,
-    train::{Event, Job, KEYS, RECIPE, RECIPES, Recipe, StepLine},
+    train::{Event, Job, KEYS, MaskJob, Outcome, RECIPE, RECIPES, Recipe, StepLine},
 };
 use serde_json::{Value, json};
 use std::{
@@ -25,6 +25,9 @@ use std::{
 
 pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> {
     let recipe = read(&train.recipe, &train.changes)?;
+    if let Some(job) = MaskJob::of(&recipe.absolute()?)? {
+        return masks(args, train, &job);
+    }
     let model = open::find(args, &recipe.model.init, Want::Model)?.path;
     let job = Job::open(recipe.absolute()?, &model)?;
     if let Some(out) = &train.export {
@@ -39,15 +42,39 @@ pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> 
     if train.dry_run {
         return dry_run(args, &job);
     }
+    run(args, &job.recipe().out, |listen| job.run(train.steps, listen))
+}
+
+/// The masks' model.
+fn masks(args: &Args, train: &TrainArgs, job: &MaskJob) -> anyhow::Result<ExitCode> {
+    if let Some(out) = &train.export {
+        let step = job.export(out, train.dtype.map(Into::into))?;
+        if args.json {
+            print_json(&json!({ "path": out, "step": step }))?;
+        }
+        note(args.quiet || args.json, format_args!("wrote {}, of step {}", out.display(), step));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if train.dry_run || train.merge {
+        return Err(Error::usage("--dry-run and --merge mean nothing to the masks' model").into());
+    }
+    run(args, &job.recipe().out, |listen| job.run(train.steps, listen))
+}
+
+/// Hears a run to its end.
+fn run(
+    args: &Args,
+    out: &Path,
+    run: impl FnOnce(&mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Outcome>,
+) -> anyhow::Result<ExitCode> {
     let _heeding = open::Heeding::begin();
     let mut teller = Teller::new(args.quiet);
-    let outcome = job.run(train.steps, &mut |event| {
+    let outcome = run(&mut |event| {
         teller.hear(&event);
         if open::is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     teller.end();
     let outcome = outcome?;
-    let out = &job.recipe().out;
     if args.json {
         print_json(&json!({
             "run": out,
@@ -57,6 +84,7 @@ pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> 
             "loss": outcome.loss,
             "eval_loss": outcome.eval.map(|eval| eval.eval_loss),
             "eval_exact": outcome.eval.and_then(|eval| eval.eval_exact),
+            "eval_miou": outcome.eval.and_then(|eval| eval.eval_miou),
         }))?;
     }
     let (step, total) = (outcome.step, outcome.total);
@@ -274,7 +302,9 @@ impl Teller {
             Event::Eval(eval) => {
                 let exact =
                     eval.eval_exact.map_or(String::new(), |exact| format!("  exact {:.1}%", exact * 100.0));
-                self.say(format_args!("step {}  eval loss {:.4}{exact}", eval.step, eval.eval_loss));
+                let iou =
+                    eval.eval_miou.map_or(String::new(), |iou| format!("  mean IoU {:.1}%", iou * 100.0));
+                self.say(format_args!("step {}  eval loss {:.4}{exact}{iou}", eval.step, eval.eval_loss));
             }
             Event::Saved(path) => {
                 if self.bar.is_none() {

@@ -42,6 +42,9 @@ pub struct EvalLine {
     /// The part of the answers that are exactly a suffix, if the model was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_exact: Option<f64>,
+    /// Mean intersection over union of masks with what is decoded of their codes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_miou: Option<f64>,
 }
 
 /// The files of a record.
@@ -149,7 +152,7 @@ mod tests {
         assert!(curves(folder.path(), ["loss"]).unwrap_err().to_string().contains("no run folder"));
         let mut record = Record::open(folder.path(), 0, false).unwrap();
         (1..=5).for_each(|i| record.add(&step(i)).unwrap());
-        let eval = EvalLine { step: 4, eval_loss: 1.5, eval_examples: 3, eval_exact: None };
+        let eval = EvalLine { step: 4, eval_loss: 1.5, eval_examples: 3, eval_exact: None, eval_miou: None };
         record.add(&eval).unwrap();
         let path = folder.path().join(METRICS);
         let text = fs::read_to_string(&path).unwrap();

@@ -13,6 +13,7 @@ mod schedule;
 mod state;
 mod step;
 mod tensorboard;
+mod vqvae;
 
 pub use built_in::RECIPES;
 pub use lora::{Adapter, Pair, linear_layers};
@@ -24,3 +25,4 @@ pub use plot::panels;
 pub use recipe::{KEYS, Recipe};
 pub use run::{Event, Job, Outcome, RECIPE};
 pub use schedule::{Decay, Schedule};
+pub use vqvae::MaskJob;

@@ -10,6 +10,7 @@ use super::optimiser::Optimiser;
 use super::schedule::{Decay, Schedule};
 use crate::data::Augmentation;
 use crate::image::Choice;
+use crate::model::VqVaeOptions;
 use crate::{Error, Result};
 
 /// Every key with what it means; `NAME` stands for any name of a data set.
@@ -88,6 +89,10 @@ pub const KEYS: &[(&str, &str)] = &[
     ("lora.dropout", "rate on what goes into them"),
     ("lora.targets", "pattern of the linear layers that get one"),
     ("lora.init", "an adapter's folder to begin with, in place of new ones"),
+    ("vqvae.codebook_decay", "of the moving averages that the masks' codebook is made of"),
+    ("vqvae.commitment", "factor of the encoder's commitment to the codebook"),
+    ("vqvae.revive_below", "entries that fewer masks choose in a step are put on others; 0 never does"),
+    ("vqvae.held_out", "masks that are held out, to be encoded and decoded in an evaluation"),
 ];
 
 /// Keys that may differ when a run goes on: they change no weight.
@@ -144,6 +149,7 @@ pub struct Recipe {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupRecipe>,
     pub lora: Option<LoraRecipe>,
+    pub vqvae: Option<VqVaeRecipe>,
 }
 
 impl Default for Recipe {
@@ -190,6 +196,7 @@ impl Default for Recipe {
             eval: None,
             groups: Vec::new(),
             lora: None,
+            vqvae: None,
         }
     }
 }
@@ -331,6 +338,24 @@ impl Default for LoraRecipe {
             init: None,
             targets: r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)".into(),
         }
+    }
+}
+
+/// The masks' model, in place of a PaliGemma: it learns drawn masks, and needs no data.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "KEYS says what each is")]
+pub struct VqVaeRecipe {
+    pub codebook_decay: f64,
+    pub commitment: f64,
+    pub revive_below: f64,
+    pub held_out: u64,
+}
+
+impl Default for VqVaeRecipe {
+    fn default() -> VqVaeRecipe {
+        let VqVaeOptions { decay, commitment, revive_below } = VqVaeOptions::default();
+        VqVaeRecipe { codebook_decay: decay, commitment, revive_below, held_out: 500 }
     }
 }
 
@@ -507,12 +532,14 @@ impl Recipe {
         let wrong = |key: &str, value: &dyn std::fmt::Display, expected: &str| {
             Err(Error::usage(format!("{key} is {value}")).expected(expected))
         };
-        if self.model.init.is_empty() {
+        if let Some(vqvae) = &self.vqvae {
+            self.check_vqvae(vqvae)?;
+        } else if self.model.init.is_empty() {
             return Err(Error::usage("the recipe does not say where the weights come from")
                 .expected("model.init: a folder, a file, a big_vision name or a Hub id")
                 .hint("add it to the command: model.init=./model"));
         }
-        if self.data.is_empty() {
+        if self.data.is_empty() && self.vqvae.is_none() {
             return Err(Error::usage("the recipe names no data")
                 .hint("add it to the command: data.train.files=train.jsonl"));
         }
@@ -631,12 +658,51 @@ impl Recipe {
                 _ => Err(Error::usage("eval has no files")),
             };
         }
-        if self.eval_every.is_some() && self.eval.is_none() {
+        if self.eval_every.is_some() && self.eval.is_none() && self.vqvae.is_none() {
             return Err(
                 Error::usage("eval_every is given, and no data to evaluate on").expected("eval.files")
             );
         }
         self.augmentation().map_or(Ok(()), |augmentation| augmentation.check())
+    }
+
+    /// Refuses what means nothing to the masks' model.
+    fn check_vqvae(&self, vqvae: &VqVaeRecipe) -> Result<()> {
+        let usual = Recipe::default();
+        let others = [
+            ("epochs", self.epochs.is_some()),
+            ("micro_batch", self.micro_batch.is_some()),
+            ("clip", self.clip != 0.0),
+            ("freeze", !self.freeze.is_empty()),
+            ("model", self.model != usual.model),
+            ("data", !self.data.is_empty()),
+            ("augment", self.augment.is_some()),
+            ("eval", self.eval.is_some()),
+            ("groups", !self.groups.is_empty()),
+            ("lora", self.lora.is_some()),
+            ("dropout", self.dropout != 0.0),
+            ("label_smoothing", self.label_smoothing != 0.0),
+            ("z_loss", self.z_loss != 0.0),
+            ("weight_decay", self.weight_decay != 0.0),
+            ("master_dtype", self.master_dtype != usual.master_dtype),
+            ("dtype", self.dtype != usual.dtype),
+        ];
+        if let Some((key, _)) = others.iter().find(|(_, is_given)| *is_given) {
+            return Err(Error::usage(format!("{key} means nothing to the masks' model"))
+                .hint(if *key == "clip" { "clip=0" } else { "leave it out" }));
+        }
+        for (key, value, most) in [
+            ("vqvae.codebook_decay", vqvae.codebook_decay, 0.999_999),
+            ("vqvae.commitment", vqvae.commitment, 1e3),
+            ("vqvae.revive_below", vqvae.revive_below, 1e6),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return Err(
+                    Error::usage(format!("{key} is {value}")).expected(format!("a number from 0 to {most}"))
+                );
+            }
+        }
+        Ok(())
     }
 
     /// What happens to pictures.

@@ -26,7 +26,7 @@ use crate::{Error, Kind, Result};
 /// The recipe's name in a run folder.
 pub const RECIPE: &str = "recipe.toml";
 /// The folder of saved states in a run folder.
-const STATES: &str = "state";
+pub(super) const STATES: &str = "state";
 /// The examples of a batch whose loss was not finite.
 const BAD_BATCH: &str = "bad-batch.json";
 
@@ -77,6 +77,30 @@ pub struct Outcome {
     pub eval: Option<EvalLine>,
     /// The loss of the last step of this start.
     pub loss: Option<f64>,
+}
+
+/// Makes the run folder this recipe's, or finds that it is.
+pub(super) fn claim(recipe: &Recipe) -> Result<()> {
+    let path = recipe.out.join(RECIPE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let earlier = Recipe::read(&text, &path.display().to_string(), &[])?;
+            return recipe.check_same(&earlier);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(&path, error)),
+    }
+    if recipe.out.join(STATES).exists() {
+        return Err(Error::usage(format!("{} holds states of a run and no recipe", recipe.out.display()))
+            .hint("give another folder with out=…"));
+    }
+    let environment = json!({
+        "program": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
+        "kernels": Isa::best().name(),
+        "threads": rayon::current_num_threads(),
+    });
+    replace(&recipe.out.join("env.json"), format!("{environment:#}\n").as_bytes())?;
+    replace(&path, recipe.to_toml().as_bytes())
 }
 
 fn open_source(source: &Source) -> Result<Dataset> {
@@ -241,7 +265,7 @@ impl Job {
         let out = &self.recipe.out;
         fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
         let _lock = Lock::take(out)?;
-        self.claim()?;
+        claim(&self.recipe)?;
         state::clean(&self.states())?;
         let saved = state::latest(&self.states(), &mut |error| {
             // Whoever wants to stop will say so again.
@@ -340,33 +364,6 @@ impl Job {
         }
         outcome.is_stopped = is_stopped && at.step < end;
         Ok(outcome)
-    }
-
-    /// Makes the run folder this recipe's, or finds that it is.
-    fn claim(&self) -> Result<()> {
-        let path = self.recipe.out.join(RECIPE);
-        match fs::read_to_string(&path) {
-            Ok(text) => {
-                let earlier = Recipe::read(&text, &path.display().to_string(), &[])?;
-                return self.recipe.check_same(&earlier);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::io(&path, error)),
-        }
-        if self.states().exists() {
-            return Err(Error::usage(format!(
-                "{} holds states of a run and no recipe",
-                self.recipe.out.display()
-            ))
-            .hint("give another folder with out=…"));
-        }
-        let environment = json!({
-            "program": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
-            "kernels": Isa::best().name(),
-            "threads": rayon::current_num_threads(),
-        });
-        replace(&self.recipe.out.join("env.json"), format!("{environment:#}\n").as_bytes())?;
-        replace(&path, self.recipe.to_toml().as_bytes())
     }
 
     /// One step → its loss and the norm of its gradients.
@@ -486,6 +483,7 @@ impl Job {
             eval_loss: sum,
             eval_examples: count as usize,
             eval_exact: recipe.answers.then(|| exact as f64 / count.max(1) as f64),
+            eval_miou: None,
         })
     }
 

@@ -1,0 +1,371 @@
+//! A run of the masks' model: it learns masks that are drawn as they are needed, mask number i being a function of i alone.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use paligemma_tensor::{DType, Tensor, peak_rss};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
+
+use super::metrics::{EvalLine, Record, StepLine};
+use super::optimiser::{Numbers, Rate, State, sum_of_squares};
+use super::recipe::{Course, KeptType, Recipe, VqVaeRecipe};
+use super::run::{Event, Outcome, STATES, claim};
+use super::schedule::Schedule;
+use super::state::{self, Disk, Lock, Part, Position};
+use crate::checkpoint::{safetensors_bytes, write_new};
+use crate::data::playground::{Split, mask_crop};
+use crate::image::MASK_SIDE;
+use crate::model::{CodebookAverage, VqVae, VqVaeOptions};
+use crate::{Error, Kind, Result};
+
+/// Batches that are drawn ahead.
+const AHEAD: usize = 4;
+/// Held-out masks that are encoded together.
+const TOGETHER: usize = 64;
+
+/// A recipe of the masks' model.
+#[derive(Debug)]
+pub struct MaskJob {
+    recipe: Recipe,
+    vqvae: VqVaeRecipe,
+    schedule: Schedule,
+    total: u64,
+}
+
+/// Everything that changes.
+struct Learner {
+    model: VqVae,
+    average: CodebookAverage,
+    states: Vec<State>,
+}
+
+impl MaskJob {
+    /// The run that a recipe with a table `vqvae` describes; `None` of another.
+    ///
+    /// # Errors
+    /// A schedule that has no room.
+    pub fn of(recipe: &Recipe) -> Result<Option<MaskJob>> {
+        let Some(vqvae) = recipe.vqvae.clone() else { return Ok(None) };
+        let total = recipe.num_steps(0);
+        let schedule = recipe.schedule(&Course::default(), total)?;
+        Ok(Some(MaskJob { recipe: recipe.clone(), vqvae, schedule, total }))
+    }
+
+    fn states(&self) -> PathBuf {
+        self.recipe.out.join(STATES)
+    }
+
+    fn options(&self) -> VqVaeOptions {
+        let VqVaeRecipe { codebook_decay, commitment, revive_below, .. } = self.vqvae;
+        VqVaeOptions { decay: codebook_decay, commitment, revive_below }
+    }
+
+    /// Trains, as [`Job::run`](super::Job::run) does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(
+        &self,
+        until: Option<u64>,
+        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome> {
+        let out = &self.recipe.out;
+        fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
+        let _lock = Lock::take(out)?;
+        claim(&self.recipe)?;
+        state::clean(&self.states())?;
+        let (mut at, mut learner) = self.begin(&mut |error| {
+            // Whoever wants to stop will say so again.
+            let _ = listen(Event::Damaged(error));
+        })?;
+        let end = until.map_or(self.total, |until| until.min(self.total));
+        let mut outcome =
+            Outcome { step: at.step, total: self.total, is_stopped: false, eval: None, loss: None };
+        if at.step >= end {
+            return Ok(outcome);
+        }
+        let mut record = Record::open(out, at.step, self.recipe.tensorboard)?;
+        let mut is_stopped = listen(Event::Begun { step: at.step, total: self.total }).is_break();
+        let (seed, batch) = (self.recipe.seed, self.recipe.batch);
+        std::thread::scope(|scope| {
+            let (send, batches) = sync_channel(AHEAD);
+            let first = at.step;
+            scope.spawn(move || {
+                // Ends with the run, which lets go of its side.
+                for step in first..end {
+                    let from = step * batch as u64;
+                    if send.send(masks(Split::Train, seed, from, batch)).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut since = (Instant::now(), at.step);
+            while at.step < end && !is_stopped {
+                let Ok(masks_nhw) = batches.recv() else { break };
+                let (loss, norm) = self.step(&mut learner, at.step, &masks_nhw)?;
+                let lr = self.recipe.lr.unwrap_or(0.0) * self.schedule.at(at.step);
+                at = Position { step: at.step + 1, draws: at.draws + batch as u64, ..at };
+                (outcome.step, outcome.loss) = (at.step, Some(loss));
+                let examples = (at.step - since.1) as f64 * batch as f64;
+                let line = StepLine {
+                    step: at.step,
+                    loss,
+                    lr,
+                    grad_norm: norm,
+                    examples_per_s: examples / since.0.elapsed().as_secs_f64(),
+                    tokens_per_s: 0.0,
+                    peak_rss_bytes: peak_rss(),
+                };
+                if at.step % self.recipe.log_every == 0 || at.step == end {
+                    record.add(&line)?;
+                    since = (Instant::now(), at.step);
+                }
+                is_stopped |= listen(Event::Step(line)).is_break();
+                let is_due = |every: u64| every > 0 && at.step % every == 0;
+                let is_last = at.step == end || is_stopped;
+                if is_due(self.recipe.save_every) || is_last {
+                    let path = self.save(&learner, &at)?;
+                    is_stopped |= listen(Event::Saved(&path)).is_break();
+                }
+                if is_due(self.recipe.eval_every.unwrap_or(0)) || at.step == self.total {
+                    let line = self.evaluate(&learner.model, at.step);
+                    record.add(&line)?;
+                    outcome.eval = Some(line);
+                    is_stopped |= listen(Event::Eval(line)).is_break();
+                }
+            }
+            drop(batches);
+            Ok::<(), Error>(())
+        })?;
+        outcome.is_stopped = is_stopped && at.step < end;
+        Ok(outcome)
+    }
+
+    /// The newest saved state, or the beginning.
+    fn begin(&self, damaged: &mut dyn FnMut(&Error)) -> Result<(Position, Learner)> {
+        let optimiser = self.recipe.optimiser();
+        let dtype = match self.recipe.state_dtype {
+            KeptType::F32 => DType::F32,
+            KeptType::Bf16 => DType::BF16,
+        };
+        let states = || VqVae::tensors().iter().map(|(_, shape)| optimiser.new_state(shape, dtype)).collect();
+        let Some(saved) = state::latest(&self.states(), damaged)? else {
+            let model = VqVae::load(&mut initial(self.recipe.seed))?;
+            let average = CodebookAverage::of(&model);
+            return Ok((Position::default(), Learner { model, average, states: states() }));
+        };
+        let restore = || -> Result<Learner> {
+            let model = VqVae::load(&mut |name| saved.weights.tensor(name))?;
+            let kept = |name: &str| saved.optimiser.tensor(name);
+            let average = CodebookAverage { counts: kept("average.counts")?, sums: kept("average.sums")? };
+            let mut states: Vec<State> = states();
+            for (state, (name, _)) in states.iter_mut().zip(VqVae::tensors()) {
+                for (key, numbers) in &mut state.kept {
+                    let name = format!("{name}.{key}");
+                    let tensor = kept(&name)?;
+                    if tensor.dtype() != numbers.dtype() || tensor.len() != numbers.len() {
+                        return Err(Error::model(format!("\"{name}\" of the saved state is {tensor:?}"))
+                            .expected(format!("{} numbers of {}", numbers.len(), numbers.dtype())));
+                    }
+                    numbers.bytes_mut().copy_from_slice(tensor.bytes());
+                }
+            }
+            Ok(Learner { model, average, states })
+        };
+        let learner = restore().map_err(|error| error.at(saved.path.display().to_string()))?;
+        Ok((saved.position, learner))
+    }
+
+    /// One step → its loss and the norm of its gradients.
+    fn step(&self, learner: &mut Learner, step: u64, masks_nhw: &Tensor) -> Result<(f64, f64)> {
+        let Learner { model, average, states } = learner;
+        let optimiser = self.recipe.optimiser();
+        let (lr, schedule) = (self.recipe.lr.unwrap_or(0.0) as f32, self.schedule.at(step) as f32);
+        let rate = Rate { step, lr, schedule, decay: 0.0 };
+        let mut squares = 0.0;
+        let loss = model.learn(masks_nhw, average, &self.options(), &mut |id, weight, part| {
+            let shape = weight.shape().to_vec();
+            let gradient = part.into_tensor(&shape);
+            squares += sum_of_squares(gradient.as_f32());
+            let numbers = Numbers::F32(weight.as_f32_mut());
+            optimiser.update(&mut states[id], numbers, &shape, gradient.as_f32(), &rate);
+        });
+        let (loss, norm) = (loss.reconstruction + loss.commitment, squares.sqrt());
+        if !(loss.is_finite() && norm.is_finite()) {
+            return Err(Error::new(
+                Kind::Training,
+                format!("the loss is {loss}, the gradients' norm {norm}"),
+            )
+            .at(format!("step {}", step + 1))
+            .expected("finite numbers")
+            .hint("a lower lr or a longer warmup may help; the saved states are as they were"));
+        }
+        Ok((loss, norm))
+    }
+
+    fn save(&self, learner: &Learner, at: &Position) -> Result<PathBuf> {
+        let named = learner.model.named();
+        let part = |name: &str, tensor: &Tensor| (name.to_string(), tensor.clone());
+        let mut kept = vec![
+            part("average.counts", &learner.average.counts),
+            part("average.sums", &learner.average.sums),
+        ];
+        for (state, (name, _)) in learner.states.iter().zip(&named) {
+            kept.extend(state.kept.iter().map(|(key, numbers)| {
+                let tensor = Tensor::from_bytes(numbers.bytes(), numbers.dtype(), &[numbers.len()]);
+                (format!("{name}.{key}"), tensor)
+            }));
+        }
+        fn view((name, tensor): &(String, Tensor)) -> Part<'_> {
+            let (name, shape) = (name.clone(), tensor.shape().to_vec());
+            Part { name, dtype: tensor.dtype(), shape, bytes: tensor.bytes() }
+        }
+        let weights: Vec<Part<'_>> = named.iter().map(view).collect();
+        let optimiser: Vec<Part<'_>> = kept.iter().map(view).collect();
+        state::save(&Disk::default(), &self.states(), at, &weights, &optimiser, self.recipe.keep)
+    }
+
+    /// Mean square and mean intersection over union of the held-out masks with what comes back of their codes.
+    fn evaluate(&self, model: &VqVae, step: u64) -> EvalLine {
+        let count = self.vqvae.held_out;
+        let (mut square, mut iou) = (0.0, 0.0);
+        for from in (0..count).step_by(TOGETHER) {
+            let n = (count - from).min(TOGETHER as u64) as usize;
+            let masks_nhw = masks(Split::Val, self.recipe.seed, from, n);
+            let decoded = model.decode(&model.encode(&masks_nhw));
+            let size = MASK_SIDE * MASK_SIDE;
+            for (want, got) in masks_nhw.as_f32().chunks(size).zip(decoded.as_f32().chunks(size)) {
+                let miss = |(want, got): (&f32, &f32)| f64::from(2.0 * want - 1.0 - got).powi(2);
+                square += want.iter().zip(got).map(miss).sum::<f64>() / size as f64;
+                let both = |of: fn(bool, bool) -> bool| {
+                    want.iter().zip(got).filter(|(want, got)| of(**want > 0.5, **got > 0.0)).count()
+                };
+                iou += both(|a, b| a && b) as f64 / both(|a, b| a || b).max(1) as f64;
+            }
+        }
+        let n = count.max(1) as f64;
+        EvalLine {
+            step,
+            eval_loss: square / n,
+            eval_examples: count as usize,
+            eval_exact: None,
+            eval_miou: Some(iou / n),
+        }
+    }
+
+    /// Writes the newest saved model as a safetensors file of the published names. `out` must not exist. → its step.
+    ///
+    /// # Errors
+    /// `Kind::Usage`: nothing is saved yet, or `out` exists. A state that is damaged; writing.
+    pub fn export(&self, out: &Path, dtype: Option<DType>) -> Result<u64> {
+        let (position, learner) = self.begin(&mut |_| ())?;
+        if position.step == 0 {
+            return Err(Error::usage(format!("{} holds no saved state", self.recipe.out.display())));
+        }
+        let dtype = dtype.unwrap_or(DType::F32);
+        let tensors: Vec<(String, Tensor)> =
+            learner.model.named().into_iter().map(|(name, tensor)| (name, tensor.cast(dtype))).collect();
+        write_new(out, &safetensors_bytes(&tensors))?;
+        Ok(position.step)
+    }
+}
+
+/// Masks `from..from + count` of a split, `[count, 64, 64]`.
+fn masks(split: Split, seed: u64, from: u64, count: usize) -> Tensor {
+    let all: Vec<f32> = (0..count as u64)
+        .into_par_iter()
+        .flat_map_iter(|i| mask_crop(split, seed, from + i).values)
+        .collect();
+    Tensor::from_f32(all, &[count, MASK_SIDE, MASK_SIDE])
+}
+
+/// Weights as PyTorch begins with: uniform within one over the root of the inputs; the codebook normal.
+fn initial(seed: u64) -> impl FnMut(&str) -> Result<Tensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    move |name| {
+        let tensors = VqVae::tensors();
+        let shape_of =
+            |wanted: &str| tensors.iter().find(|(name, _)| name == wanted).map(|(_, shape)| &shape[..]);
+        let shape = shape_of(name).unwrap_or_default();
+        let weight = shape_of(&name.replace(".bias", ".weight")).unwrap_or_default();
+        let mut uniform = || (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let len = shape.iter().product();
+        let values: Vec<f32> = if name.contains("_embedding") {
+            (0..len).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) as f32).collect()
+        } else {
+            let bound = (weight.iter().skip(1).product::<usize>() as f64).powf(-0.5);
+            (0..len).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect()
+        };
+        Ok(Tensor::from_f32(values, shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(out: &Path, changes: &[&str]) -> MaskJob {
+        let text = include_str!("../../../recipes/vqvae.toml");
+        let usual =
+            ["batch=4", "examples=24", "warmup_steps=0", "save_every=2", "eval_every=6", "vqvae.held_out=3"];
+        let out = format!("out=\"{}\"", out.display());
+        let changes: Vec<String> =
+            usual.iter().copied().chain(changes.iter().copied()).chain([&*out]).map(str::to_owned).collect();
+        MaskJob::of(&Recipe::read(text, "vqvae", &changes).unwrap()).unwrap().unwrap()
+    }
+
+    fn run(job: &MaskJob, until: Option<u64>) -> Outcome {
+        job.run(until, &mut |_| ControlFlow::Continue(())).unwrap()
+    }
+
+    #[test]
+    fn a_run_that_is_taken_up_again_ends_as_one_that_was_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let whole = run(&job(&at("whole"), &[]), None);
+        assert_eq!((whole.step, whole.total, whole.is_stopped), (6, 6, false));
+        assert!(whole.eval.unwrap().eval_miou.unwrap() > 0.0);
+        for stop in 1..6 {
+            let name = format!("stopped-{stop}");
+            let halves = job(&at(&name), &[]);
+            run(&halves, Some(stop));
+            assert_eq!(run(&halves, None).loss, whole.loss, "{stop}");
+            let file = |run: &str| {
+                let out = at(&format!("{run}.safetensors"));
+                job(&at(run), &[]).export(&out, None).unwrap();
+                fs::read(out).unwrap()
+            };
+            assert!(
+                file(&name) == {
+                    let _ = fs::remove_file(at("whole.safetensors"));
+                    file("whole")
+                },
+                "{stop}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_means_nothing_is_named() {
+        let text = include_str!("../../../recipes/vqvae.toml");
+        for (change, named) in [
+            ("clip=1", "clip"),
+            ("lora.rank=2", "lora"),
+            ("data.a.files=x", "data"),
+            ("model.init=x", "model"),
+            ("vqvae.commitment=-1", "vqvae.commitment"),
+            ("vqvae.codebok_decay=0.9", "codebook_decay"),
+        ] {
+            let error = Recipe::read(text, "vqvae", &[change.to_owned()]).unwrap_err();
+            assert!(
+                error.to_string().contains(named) || format!("{error:?}").contains(named),
+                "{change}: {error:?}"
+            );
+        }
+    }
+}
