@@ -24,12 +24,12 @@ use std::{
 };
 
 pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let recipe = read(&train.recipe, &train.changes)?;
-    if let Some(job) = MaskJob::of(&recipe.absolute()?)? {
+    let recipe = read(&train.recipe, &train.changes)?.absolute()?;
+    if let Some(job) = MaskJob::of(&recipe)? {
         return masks(args, train, &job);
     }
     let model = open::find(args, &recipe.model.init, Want::Model)?.path;
-    let job = Job::open(recipe.absolute()?, &model)?;
+    let job = Job::open(recipe, &model)?;
     if let Some(out) = &train.export {
         let dtype = train.dtype.map(Into::into);
         let step = job.export(out, dtype, train.merge)?;

@@ -56,6 +56,11 @@ impl MaskJob {
         Ok(Some(MaskJob { recipe: recipe.clone(), vqvae, schedule, total }))
     }
 
+    /// The recipe.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
     fn states(&self) -> PathBuf {
         self.recipe.out.join(STATES)
     }
