@@ -7,6 +7,7 @@ use paligemma::{
     checkpoint::{Form, Scheme},
     data::playground::{Split, Task},
     detection::Finding,
+    eval::Metric,
     generate::{BeamRule, Options, Sampling},
     image::{
         Choice,
@@ -157,7 +158,8 @@ pub(crate) enum Verb {
     /// Draw pictures, and make examples of every task about them: JSONL to train on and to score with.
     #[command(
         after_help = "Writes OUT/SPLIT.jsonl and the pictures in OUT/SPLIT; neither may exist. Each line has `image` (or a \
-        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`. Line N of a split and a \
+        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`, and `masks`, the true ones as COCO run lengths, where \
+        the answer has masks. Line N of a split and a \
         seed is always the same, whatever the count and the side. No example is in two splits; in `compositional` each thing \
         has colours that it has in no other. Without --vqvae the tasks with masks are left out; `refer` and `aerial`, kept \
         for transfers, come only with --tasks.\n\n\
@@ -189,6 +191,61 @@ pub(crate) enum Verb {
         #[command(flatten)]
         vqvae: VqVaeArg,
     },
+    /// Score answers that `predict` wrote beside what should have been answered.
+    #[command(
+        after_help = "Each line of PREDICTIONS has `answer` and `suffix`, or a list of them. Metrics: exact, the part of the \
+        answers that are a suffix, letter for letter; cider, CIDEr-D of captions as pycocoevalcap has it (papers print it \
+        times 100); ap, COCO's average precision of boxes, ranked by `detections` if the lines have them; miou, mean \
+        intersection over union, of masks where the line has `masks` or the suffix has codes (with --vqvae), else of boxes. An \
+        answer that cannot be read scores 0. The interval is the middle 95 % of a bootstrap over the lines. Where lines have \
+        `task`, each task has figures of its own.\n\n\
+        JSON: `metric`, `count`, `seed`, `figures` (by name, each with `value`, `low`, `high`), and `tasks`, for each its \
+        `count` and `figures`.\n\n\
+        Examples:\n  \
+        paligemma score answers.jsonl --metric exact\n  \
+        paligemma score found.jsonl --metric ap --json"
+    )]
+    Score {
+        /// The predictions, one JSON object a line.
+        predictions: PathBuf,
+        /// How answers are compared.
+        #[arg(long)]
+        metric: MetricArg,
+        /// Of the bootstrap.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+    /// Train a model by a recipe; started again with the same run folder it goes on.
+    #[command(
+        after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
+        metrics.jsonl (step, loss, lr, grad_norm, examples_per_s, tokens_per_s, peak_rss_bytes) and state/. Changes are \
+        TOML (lr=1e-5, freeze='[\"img/.*\"]') or else text; `paligemma recipes ls --keys` lists the keys.\n\n\
+        JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`; with --dry-run `examples`, `groups`, \
+        `frozen_parameters`, `memory`, `memory_total`, `memory_available`, `steps`, `step_s`; with --export `path`, `step`.\n\n\
+        Examples:\n  \
+        paligemma train transfer model.init=pt_224 data.train.files=train.jsonl --dry-run\n  \
+        paligemma train my.toml lr=3e-6 out=runs/lower\n  \
+        paligemma train runs/lower                          go on\n  \
+        paligemma train runs/lower --export ./model         the newest state as a checkpoint"
+    )]
+    Train(TrainArgs),
+    /// List, show and copy the recipes that come with the program.
+    #[command(after_help = "Examples:\n  paligemma recipes ls\n  paligemma recipes copy transfer my.toml")]
+    Recipes {
+        #[command(subcommand)]
+        what: RecipesVerb,
+    },
+    /// Draw the curves of a run: loss and learning rate, as PNG or SVG.
+    #[command(after_help = "JSON: `path`, `steps`.\n\nExample:\n  paligemma plot runs/mine -o curves.svg")]
+    Plot {
+        /// The run folder.
+        run: PathBuf,
+        /// What to write, by its ending .png or .svg; RUN/curves.png if not given.
+        #[arg(long, short, value_name = "CURVES.png")]
+        output: Option<PathBuf>,
+    },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
     Show {
@@ -211,6 +268,34 @@ pub(crate) enum Verb {
         /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
         dtype: Option<TypeOrScheme>,
+    },
+    /// Join an image encoder and a language model to the start of a PaliGemma: Stage 1 begins with it.
+    #[command(
+        override_usage = "paligemma assemble [OPTIONS] --vision <SIGLIP> --language <GEMMA> <OUT>",
+        after_help = "SIGLIP and GEMMA are folders in Hugging Face's format (model_type siglip or siglip_vision_model; gemma or \
+        gemma2), npz files of big_vision, or PaliGemmas, of which the part is taken. The projector is zero; the table gets \
+        rows drawn from N(0, 0.02) for <loc0000> to <seg127>; position embeddings stay.\n\n\
+        JSON: `path`, `parameters`, `bytes`, `new_rows`, `image_token_index`, `dtype`, `seed`.\n\n\
+        Example:\n  paligemma assemble --vision google/siglip-so400m-patch14-224 --language google/gemma-2b ./start"
+    )]
+    Assemble {
+        /// The image encoder.
+        #[arg(long, value_name = "SIGLIP")]
+        vision: String,
+        /// The language model.
+        #[arg(long, value_name = "GEMMA")]
+        language: String,
+        /// The folder to write.
+        out: PathBuf,
+        /// A tokenizer.json or tokenizer.model in place of the language model's.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// The type of all tensors; training wants f32.
+        #[arg(long, default_value = "f32")]
+        dtype: Type,
+        /// Of the new rows.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Compare two models on the same inputs: what a quantisation or another type costs.
     #[command(
@@ -355,6 +440,56 @@ pub(crate) enum Verb {
     },
 }
 
+#[derive(Group, Debug)]
+pub(crate) struct TrainArgs {
+    /// A recipe's file, a run's folder, or a name of `paligemma recipes ls`.
+    pub(crate) recipe: String,
+    /// Changes to the recipe.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) changes: Vec<String>,
+    /// Show three examples, what learns, the memory and the time; train nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Stop behind this step of the run; the schedule stays that of the whole run.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+    /// Write the newest saved state as a checkpoint, or as an adapter's folder, and train nothing.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["dry_run", "steps"])]
+    pub(crate) export: Option<PathBuf>,
+    /// With --export: the type of the tensors; that of the model it began with if not given.
+    #[arg(long, requires = "export")]
+    pub(crate) dtype: Option<Type>,
+    /// With --export, of adapters: the model with them merged in.
+    #[arg(long, requires = "export")]
+    pub(crate) merge: bool,
+}
+
+/// What to do with recipes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum RecipesVerb {
+    /// List the recipes, or the keys of a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes ls --keys")]
+    Ls {
+        /// List the keys that a recipe may have.
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Print a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes show lora")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Write a recipe to a file, to be changed.
+    #[command(after_help = "Example:\n  paligemma recipes copy transfer my.toml")]
+    Copy {
+        /// Its name.
+        name: String,
+        /// The file, which must not exist.
+        out: PathBuf,
+    },
+}
+
 /// The most tokens of an answer of `detect` and `segment`: many objects, of up to some thirty tokens each.
 const FIND_TOKENS: &str = "512";
 /// What to do with data.
@@ -470,6 +605,26 @@ pub(crate) struct DataArgs {
     /// The suffix, with fields in braces; a list gives several.
     #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
     pub(crate) suffix: String,
+}
+
+/// How answers are compared.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetricArg {
+    Exact,
+    Cider,
+    Ap,
+    Miou,
+}
+
+impl From<MetricArg> for Metric {
+    fn from(metric: MetricArg) -> Metric {
+        match metric {
+            MetricArg::Exact => Metric::Exact,
+            MetricArg::Cider => Metric::Cider,
+            MetricArg::Ap => Metric::Ap,
+            MetricArg::Miou => Metric::Miou,
+        }
+    }
 }
 
 /// A part of the playground.

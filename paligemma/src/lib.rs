@@ -11,12 +11,14 @@ pub mod data;
 pub mod detection;
 pub mod drift;
 pub mod error;
+pub mod eval;
 pub mod generate;
 pub mod image;
 pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;
+pub mod train;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

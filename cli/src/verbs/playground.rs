@@ -9,7 +9,7 @@ use paligemma::{
     Error, Kind, Result,
     checkpoint::write_new,
     data::playground::{Baseline, Played, Playground, Split, Task, Tasks, baselines},
-    image::png_of_picture,
+    image::{Mask, Rle, png_of_picture},
     masks::MaskCodec,
 };
 use rayon::prelude::*;
@@ -127,11 +127,19 @@ fn line(played: &Played, pictures: &[PathBuf]) -> Value {
     // One picture, one answer: not a list.
     let one_or_list =
         |mut list: Vec<Value>| if list.len() == 1 { list.remove(0) } else { Value::Array(list) };
-    json!({
+    let mut line = json!({
         "image": one_or_list(pictures.iter().map(|path| json!(path)).collect()),
         "prefix": played.prefix,
         "suffix": one_or_list(played.suffixes.iter().map(|suffix| json!(suffix)).collect()),
         "task": played.task.name(),
         "lang": played.lang.code(),
-    })
+    });
+    if !played.masks().is_empty() {
+        let mask = |(label, mask): &(String, Mask)| {
+            let rle = Rle::from_mask(mask);
+            json!({ "label": label, "size": [rle.height(), rle.width()], "counts": rle.compressed() })
+        };
+        line["masks"] = played.masks().iter().map(mask).collect();
+    }
+    line
 }

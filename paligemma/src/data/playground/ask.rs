@@ -204,7 +204,7 @@ fn caption(split: Split, dice: &mut Dice) -> Option<Asked> {
     let scene = match dice.below(6) {
         0 => Scene::written(dice, split, 1),
         1 => {
-            let n = dice.from_to(2, 5);
+            let n = dice.in_range(2, 5);
             Scene::crowd(dice, split, n)
         }
         _ => Scene::still(dice, split, 1, 4),
@@ -482,7 +482,7 @@ fn compare(split: Split, dice: &mut Dice) -> Option<Asked> {
         }
         _ => {
             let (a, b) = (dice.below(THINGS.len()), dice.below(THINGS.len()));
-            let (n, m) = (dice.from_to(1, 4), dice.from_to(1, 4));
+            let (n, m) = (dice.in_range(1, 4), dice.in_range(1, 4));
             if a == b || n == m {
                 return None;
             }
@@ -529,7 +529,7 @@ fn pair(split: Split, dice: &mut Dice) -> Option<Asked> {
         let thing = dice.below(THINGS.len());
         let mut crowds = Vec::new();
         for _ in 0..2 {
-            let n = dice.from_to(1, 6);
+            let n = dice.in_range(1, 6);
             let colour = colour_of(dice, split, thing);
             crowds.push(Scene::of(dice, &vec![(thing, colour, Texture::Plain); n]));
         }
@@ -600,10 +600,8 @@ fn frames(split: Split, dice: &mut Dice) -> Option<Asked> {
         let t = frame as f32 / 3.0;
         let mut scene = scene.clone();
         let moved = &mut scene.items[0];
-        for axis in 0..2 {
-            if step[axis] != 0.0 {
-                moved.at[axis] = 0.5 + step[axis] * (t - 0.5) * 0.6;
-            }
+        for (at, step) in moved.at.iter_mut().zip(step).filter(|(_, step)| *step != 0.0) {
+            *at = 0.5 + step * (t - 0.5) * 0.6;
         }
         moved.radius *= if growth == 0.0 { 1.0 } else { 1.0 + growth * (t - 0.5) * 0.9 };
         scenes.push(scene);
@@ -620,7 +618,7 @@ fn question(split: Split, dice: &mut Dice) -> Option<Asked> {
     let lang = Lang::ALL[dice.below(4)];
     let (scene, text, named, asking) = match dice.below(3) {
         0 => {
-            let n = dice.from_to(2, 6);
+            let n = dice.in_range(2, 6);
             let scene = Scene::crowd(dice, split, n);
             let (named, n) =
                 say::groups(&scene.items, Named::thing).into_iter().max_by_key(|group| group.1)?;
@@ -702,10 +700,13 @@ fn locations(bins: Bins) -> String {
     [bins.y_min, bins.x_min, bins.y_max, bins.x_max].map(|n| format!("<loc{n:04}>")).concat()
 }
 
-fn found_in(split: Split, dice: &mut Dice, most: usize) -> Option<(Scene, String, Vec<(String, Mask)>)> {
+/// A scene, the names that are asked for, and what is to be found.
+type Hunt = (Scene, String, Vec<(String, Mask)>);
+
+fn found_in(split: Split, dice: &mut Dice, most: usize) -> Option<Hunt> {
     let scene = match dice.chance(0.3) {
         true => {
-            let n = dice.from_to(2, most);
+            let n = dice.in_range(2, most);
             Scene::crowd(dice, split, n)
         }
         false => Scene::still(dice, split, 1, 5),
@@ -746,7 +747,7 @@ fn grounded(split: Split, dice: &mut Dice) -> Option<Asked> {
 }
 
 fn refer(split: Split, dice: &mut Dice) -> Option<Asked> {
-    let n = dice.from_to(2, 4);
+    let n = dice.in_range(2, 4);
     let scene = Scene::crowd(dice, split, n);
     let masks = clear(&scene)?;
     let i = dice.below(scene.items.len().max(1));

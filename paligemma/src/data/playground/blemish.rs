@@ -16,7 +16,7 @@ pub(super) fn add(mut picture: Picture, dice: &mut Dice) -> Picture {
         noise(&mut picture, dice);
     }
     if dice.chance(0.3) {
-        let quality = dice.from_to(45, 92) as u8;
+        let quality = dice.in_range(45, 92) as u8;
         // Only a picture that is too large for JPEG stays as it is.
         picture = through_jpeg(&picture, quality).unwrap_or(picture);
     }
@@ -39,7 +39,7 @@ fn blur(picture: &mut Picture) {
 
 /// Grain of equal strength everywhere.
 fn noise(picture: &mut Picture, dice: &mut Dice) {
-    let strength = dice.from_to(3, 16) as i32;
+    let strength = dice.in_range(3, 16) as i32;
     let mut state = dice.seed() | 1;
     for value in &mut picture.rgb {
         // xorshift: noise needs no better.

@@ -35,7 +35,7 @@ impl Dice {
     }
 
     /// From `low` to `high`, both included.
-    pub(super) fn from_to(&mut self, low: usize, high: usize) -> usize {
+    pub(super) fn in_range(&mut self, low: usize, high: usize) -> usize {
         low + self.below(high - low + 1)
     }
 

@@ -72,7 +72,7 @@ fn around(dice: &mut Dice, n: usize, nearest: f32) -> Vec<(f32, f32)> {
 
 /// A smooth closed line.
 fn blob(dice: &mut Dice) -> Option<Path> {
-    let n = dice.from_to(4, 9);
+    let n = dice.in_range(4, 9);
     let points = around(dice, n, 0.45);
     let middle = |i: usize| {
         let (a, b) = (points[i % n], points[(i + 1) % n]);
@@ -90,7 +90,7 @@ fn blob(dice: &mut Dice) -> Option<Path> {
 }
 
 fn polygon(dice: &mut Dice) -> Option<Path> {
-    let n = dice.from_to(3, 10);
+    let n = dice.in_range(3, 10);
     let nearest = dice.pick(&[0.4, 0.8, 1.0]);
     let mut path = PathBuilder::new();
     for (i, (x, y)) in around(dice, n, nearest).into_iter().enumerate() {
@@ -112,7 +112,7 @@ fn ring(dice: &mut Dice) -> Option<Path> {
 /// Strokes: sticks, legs, letters' worth of bends.
 fn thin(dice: &mut Dice) -> Option<Path> {
     let mut path = PathBuilder::new();
-    for _ in 0..dice.from_to(1, 3) {
+    for _ in 0..dice.in_range(1, 3) {
         let mut point = || (dice.between(-0.9, 0.9), dice.between(-0.9, 0.9));
         let (a, b, c) = (point(), point(), point());
         path.move_to(a.0, a.1);

@@ -223,7 +223,7 @@ impl Easel {
             }
             Ground::Checked(_) => {
                 self.band(0.0, 1.0, rgb, rgb);
-                let n = dice.from_to(4, 8);
+                let n = dice.in_range(4, 8);
                 let step = 1.0 / n as f32;
                 let other = solid(shade(rgb, if rgb[1] < 60 { 0.12 } else { -0.11 }), 1.0);
                 for i in (0..n * n).filter(|i| (i % n + i / n).is_multiple_of(2)) {

@@ -127,7 +127,7 @@ pub(super) type Look = (usize, usize, Texture);
 impl Scene {
     /// Up to `most` things of several kinds, some of them twice.
     pub(super) fn still(dice: &mut Dice, split: Split, least: usize, most: usize) -> Scene {
-        let n = dice.from_to(least, most);
+        let n = dice.in_range(least, most);
         let mut looks: Vec<Look> = Vec::new();
         while looks.len() < n {
             let thing = if !looks.is_empty() && dice.chance(0.22) {
@@ -162,7 +162,7 @@ impl Scene {
 
     /// One to `most` words and up to two things.
     pub(super) fn written(dice: &mut Dice, split: Split, most: usize) -> Scene {
-        let n = dice.from_to(1, most);
+        let n = dice.in_range(1, most);
         let mut signs = Vec::new();
         let mut taken = Vec::new();
         for i in 0..n {
@@ -193,13 +193,13 @@ impl Scene {
                 let mut colours: Vec<usize> =
                     (0..COLOURS.len()).filter(|&c| COLOURS[c].en != "white").collect();
                 dice.shuffle(&mut colours);
-                let n = dice.from_to(2, 5);
+                let n = dice.in_range(2, 5);
                 let mut values: Vec<usize> = (1..=9).collect();
                 dice.shuffle(&mut values);
                 Chart::Bars(colours.into_iter().zip(values).take(n).collect())
             }
-            1 => Chart::Gauge(dice.from_to(0, 10)),
-            _ => Chart::Clock(dice.from_to(1, 12), dice.chance(0.5)),
+            1 => Chart::Gauge(dice.in_range(0, 10)),
+            _ => Chart::Clock(dice.in_range(1, 12), dice.chance(0.5)),
         };
         let ground = Ground::Plain(dice.pick(&[2, 4, 6, 9, 10]));
         Scene { ground, items: Vec::new(), signs: Vec::new(), chart: Some(chart), dressing: dice.seed() }
@@ -352,13 +352,13 @@ fn word(dice: &mut Dice) -> String {
     let text = match dice.weighted(&[0.72, 0.16, 0.12]) {
         0 => dice.pick(&WORDS).to_owned(),
         1 => {
-            let digits = dice.from_to(1, 4);
+            let digits = dice.in_range(1, 4);
             let number = dice.below(10usize.pow(digits as u32));
             return number.to_string();
         }
         _ => {
             let mut text = String::new();
-            for i in 0..dice.from_to(3, 6) {
+            for i in 0..dice.in_range(3, 6) {
                 let letters: &[u8] = if i % 2 == 0 { b"bcdfghklmnprstvwz" } else { b"aeiou" };
                 text.push(char::from(dice.pick(letters)));
             }

@@ -5,7 +5,7 @@ use super::ask::{Asked, MIXTURE, Task, Tasks, ask, bins};
 use super::dice::Dice;
 use super::paint::paint;
 use super::say::Lang;
-use crate::image::Picture;
+use crate::image::{Mask, Picture};
 use crate::masks::MaskCodec;
 use crate::text::{Object, write_answer};
 use crate::{Error, Result};
@@ -36,6 +36,12 @@ impl Played {
     /// Its pictures, each of `side` × `side` pixels. They show the same at every side.
     pub fn pictures(&self, side: usize) -> Vec<Picture> {
         self.asked.scenes.iter().map(|scene| paint(scene, side)).collect()
+    }
+
+    /// The true masks of the answer's objects with their labels, where it has masks: what is seen of each, on a grid of
+    /// 256 × 256.
+    pub fn masks(&self) -> &[(String, Mask)] {
+        &self.asked.objects
     }
 }
 
