@@ -38,7 +38,7 @@ fn mixed(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn uniform(stream: u64, count: usize) -> Vec<f32> {
+pub(crate) fn uniform(stream: u64, count: usize) -> Vec<f32> {
     let number = |i| ((mixed((stream << 32) + i) >> 40) as f64 / f64::from(1 << 23) - 1.0) as f32;
     (0..count as u64).map(number).collect()
 }
