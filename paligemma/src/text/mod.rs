@@ -6,6 +6,7 @@ mod prompt;
 mod sentencepiece;
 mod stand_in;
 mod tokenizer;
+mod training;
 
 pub use answer::{
     Bins, BoxScale, Fault, Found, LAST_BIN, Malformed, NUM_CODES, Object, Parsed, PixelBox, SEPARATOR,
@@ -14,3 +15,4 @@ pub use answer::{
 pub use prompt::{Asked, LANGUAGES, Task, prompt_ids, suffix_ids};
 pub use stand_in::{stand_in_tokenizer, stand_in_tokenizer_config};
 pub use tokenizer::{DecodeStream, NUM_LOC, NUM_SEG, Tokenizer};
+pub use training::train_tokenizer;
