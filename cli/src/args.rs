@@ -217,6 +217,35 @@ pub(crate) enum Verb {
         #[command(flatten)]
         vqvae: VqVaeArg,
     },
+    /// Train a model by a recipe; started again with the same run folder it goes on.
+    #[command(
+        after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
+        metrics.jsonl (step, loss, lr, grad_norm, examples_per_s, tokens_per_s, peak_rss_bytes) and state/. Changes are \
+        TOML (lr=1e-5, freeze='[\"img/.*\"]') or else text; `paligemma recipes ls --keys` lists the keys.\n\n\
+        JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`; with --dry-run `examples`, `groups`, \
+        `frozen_parameters`, `memory`, `memory_total`, `memory_available`, `steps`, `step_s`; with --export `path`, `step`.\n\n\
+        Examples:\n  \
+        paligemma train transfer model.init=pt_224 data.train.files=train.jsonl --dry-run\n  \
+        paligemma train my.toml lr=3e-6 out=runs/lower\n  \
+        paligemma train runs/lower                          go on\n  \
+        paligemma train runs/lower --export ./model         the newest state as a checkpoint"
+    )]
+    Train(TrainArgs),
+    /// List, show and copy the recipes that come with the program.
+    #[command(after_help = "Examples:\n  paligemma recipes ls\n  paligemma recipes copy transfer my.toml")]
+    Recipes {
+        #[command(subcommand)]
+        what: RecipesVerb,
+    },
+    /// Draw the curves of a run: loss and learning rate, as PNG or SVG.
+    #[command(after_help = "JSON: `path`, `steps`.\n\nExample:\n  paligemma plot runs/mine -o curves.svg")]
+    Plot {
+        /// The run folder.
+        run: PathBuf,
+        /// What to write, by its ending .png or .svg; RUN/curves.png if not given.
+        #[arg(long, short, value_name = "CURVES.png")]
+        output: Option<PathBuf>,
+    },
     /// Show a model's configuration, tensors, types and the memory it needs.
     #[command(after_help = "Example:\n  paligemma show ./pt_224.npz")]
     Show {
@@ -239,6 +268,34 @@ pub(crate) enum Verb {
         /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
         dtype: Option<TypeOrScheme>,
+    },
+    /// Join an image encoder and a language model to the start of a PaliGemma: Stage 1 begins with it.
+    #[command(
+        override_usage = "paligemma assemble [OPTIONS] --vision <SIGLIP> --language <GEMMA> <OUT>",
+        after_help = "SIGLIP and GEMMA are folders in Hugging Face's format (model_type siglip or siglip_vision_model; gemma or \
+        gemma2), npz files of big_vision, or PaliGemmas, of which the part is taken. The projector is zero; the table gets \
+        rows drawn from N(0, 0.02) for <loc0000> to <seg127>; position embeddings stay.\n\n\
+        JSON: `path`, `parameters`, `bytes`, `new_rows`, `image_token_index`, `dtype`, `seed`.\n\n\
+        Example:\n  paligemma assemble --vision google/siglip-so400m-patch14-224 --language google/gemma-2b ./start"
+    )]
+    Assemble {
+        /// The image encoder.
+        #[arg(long, value_name = "SIGLIP")]
+        vision: String,
+        /// The language model.
+        #[arg(long, value_name = "GEMMA")]
+        language: String,
+        /// The folder to write.
+        out: PathBuf,
+        /// A tokenizer.json or tokenizer.model in place of the language model's.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// The type of all tensors; training wants f32.
+        #[arg(long, default_value = "f32")]
+        dtype: Type,
+        /// Of the new rows.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Compare two models on the same inputs: what a quantisation or another type costs.
     #[command(
@@ -325,9 +382,10 @@ pub(crate) enum Verb {
         /// Random weights of a published size (3b-224 … 2-28b-896, tiny, 2-tiny), made in memory.
         #[arg(long, value_name = "CONFIG")]
         random: Option<String>,
-        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16.
+        /// The weights' type; auto leaves them as they are stored, and makes random ones bf16; int8 and int4 are for random
+        /// ones.
         #[arg(long, default_value = "auto", env = "PALIGEMMA_DTYPE")]
-        dtype: TypeOrAuto,
+        dtype: TypeSchemeOrAuto,
         /// Tokens of text behind each picture.
         #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=8192))]
         prompt_tokens: u16,
@@ -379,6 +437,56 @@ pub(crate) enum Verb {
     Man {
         /// A verb.
         verb: Option<String>,
+    },
+}
+
+#[derive(Group, Debug)]
+pub(crate) struct TrainArgs {
+    /// A recipe's file, a run's folder, or a name of `paligemma recipes ls`.
+    pub(crate) recipe: String,
+    /// Changes to the recipe.
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) changes: Vec<String>,
+    /// Show three examples, what learns, the memory and the time; train nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Stop behind this step of the run; the schedule stays that of the whole run.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: Option<u64>,
+    /// Write the newest saved state as a checkpoint, or as an adapter's folder, and train nothing.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["dry_run", "steps"])]
+    pub(crate) export: Option<PathBuf>,
+    /// With --export: the type of the tensors; that of the model it began with if not given.
+    #[arg(long, requires = "export")]
+    pub(crate) dtype: Option<Type>,
+    /// With --export, of adapters: the model with them merged in.
+    #[arg(long, requires = "export")]
+    pub(crate) merge: bool,
+}
+
+/// What to do with recipes.
+#[derive(Subcommand, Debug)]
+pub(crate) enum RecipesVerb {
+    /// List the recipes, or the keys of a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes ls --keys")]
+    Ls {
+        /// List the keys that a recipe may have.
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Print a recipe.
+    #[command(after_help = "Example:\n  paligemma recipes show lora")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Write a recipe to a file, to be changed.
+    #[command(after_help = "Example:\n  paligemma recipes copy transfer my.toml")]
+    Copy {
+        /// Its name.
+        name: String,
+        /// The file, which must not exist.
+        out: PathBuf,
     },
 }
 
@@ -900,6 +1008,29 @@ impl From<TypeOrScheme> for Form {
             TypeOrScheme::F16 => DType::F16.into(),
             TypeOrScheme::Int8 => Scheme::Int8.into(),
             TypeOrScheme::Int4 => Scheme::Int4.into(),
+        }
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum TypeSchemeOrAuto {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+    Int8,
+    Int4,
+}
+
+impl From<TypeSchemeOrAuto> for Option<Form> {
+    fn from(form: TypeSchemeOrAuto) -> Option<Form> {
+        match form {
+            TypeSchemeOrAuto::Auto => None,
+            TypeSchemeOrAuto::F32 => Some(DType::F32.into()),
+            TypeSchemeOrAuto::Bf16 => Some(DType::BF16.into()),
+            TypeSchemeOrAuto::F16 => Some(DType::F16.into()),
+            TypeSchemeOrAuto::Int8 => Some(Scheme::Int8.into()),
+            TypeSchemeOrAuto::Int4 => Some(Scheme::Int4.into()),
         }
     }
 }

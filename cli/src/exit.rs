@@ -5,7 +5,7 @@ use paligemma::Kind;
 use std::{io, process::ExitCode};
 
 /// What `--help` says of exit codes.
-pub(crate) const CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 input (image, prompt, data), \
+pub(crate) const CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 input (image, prompt, data), 4 training stopped itself, \
     5 resources (memory, disk), 6 network or access, 130 Ctrl-C.";
 
 /// The code of a kind of error.
@@ -14,6 +14,7 @@ pub(crate) fn code(kind: Kind) -> u8 {
         Kind::Model | Kind::Io => 1,
         Kind::Usage => 2,
         Kind::Input => 3,
+        Kind::Training => 4,
         Kind::Resource => 5,
         Kind::Network => 6,
         Kind::Cancelled => 130,

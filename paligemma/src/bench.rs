@@ -20,12 +20,12 @@
 
 use crate::{
     Error, Result,
-    checkpoint::random_weights,
+    checkpoint::{Form, random_weights},
     config::{Config, TextConfig},
     generate::{Generator, Options, Prompt, Timings},
     model::{PaliGemma, Weights},
 };
-use paligemma_tensor::{DType, Factors, Isa, Tensor, Weight, gemm_peak, peak_rss, read_bandwidth};
+use paligemma_tensor::{Factors, Isa, Parameter, Tensor, gemm_peak, peak_rss, read_bandwidth};
 use std::{
     ops::ControlFlow,
     sync::atomic::AtomicBool,
@@ -83,13 +83,12 @@ pub struct Figures {
 ///
 /// # Errors
 /// `Kind::Resource` if the machine cannot hold it with what `settings` asks for; nothing is made then.
-pub fn random_model(config: &Config, dtype: DType, settings: &Settings) -> Result<PaliGemma> {
-    let weights = config.num_parameters() * dtype.size() as u64;
+pub fn random_model(config: &Config, form: Form, settings: &Settings) -> Result<PaliGemma> {
+    let (bytes, mut weight) = random_weights(config, form, 0);
     config
-        .memory_needed(weights, config.vision.num_tokens(), settings.text_tokens(), settings.batch)
+        .memory_needed(bytes, config.vision.num_tokens(), settings.text_tokens(), settings.batch)
         .check_available()?;
-    let mut weights = random_weights(config, dtype, 0);
-    PaliGemma::load(config, &mut Weights::new(&mut |name| weights(name).map(Weight::from)))
+    PaliGemma::load(config, &mut Weights::new(&mut |name| weight(name).map(Parameter::from)))
 }
 
 /// A model on the bench.

@@ -151,17 +151,18 @@ type Taps = Vec<(String, Tensor)>;
 fn image(model: &PaliGemma, pixels: &Tensor) -> Result<(Tensor, Taps)> {
     let mut pass = Pass::tapping(is_layer);
     let tokens = model.encode_images(pixels, &mut pass)?;
-    Ok((tokens, pass.taps()))
+    Ok((tokens.into_tensor(), pass.taps()))
 }
 
 /// Logits of what follows the prompt and each token of the answer, and every layer's output.
 fn text(model: &PaliGemma, image: &Tensor, prompt: &[u32], answer: &[u32]) -> Result<(Tensor, Taps)> {
     let mut pass = Pass::tapping(is_layer);
-    let x = PaliGemma::join(image, &model.embed_text(&[prompt, answer].concat(), &mut pass)?);
+    let text = model.embed_text(&[prompt, answer].concat(), &mut pass)?;
+    let x = PaliGemma::join(&image.clone().into(), &text, &mut pass);
     let (len, prefix_len) = (x.shape()[0], x.shape()[0] - answer.len());
     let mut cache = model.new_cache();
     let y = model.forward(&x, &mut [Turn { len, prefix_len, cache: &mut cache }], &mut pass)?;
-    Ok((model.logits(&y.rows(prefix_len - 1, len)), pass.taps()))
+    Ok((model.logits(&y.tensor().rows(prefix_len - 1, len)), pass.taps()))
 }
 
 /// Squares of the differences and of A's numbers.

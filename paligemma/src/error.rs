@@ -14,6 +14,8 @@ pub enum Kind {
     Usage,
     /// An image, a prompt or a line of data is wrong (exit 3).
     Input,
+    /// Training stopped itself: a number is not finite (exit 4).
+    Training,
     /// Not enough memory or disk (exit 5).
     Resource,
     /// The network or the right to use it (exit 6).

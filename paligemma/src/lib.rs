@@ -18,6 +18,7 @@ pub mod masks;
 pub mod model;
 pub mod session;
 pub mod text;
+pub mod train;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};

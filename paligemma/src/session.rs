@@ -9,7 +9,7 @@ use crate::{
     model::{PaliGemma, Weights},
     text::{Asked, DecodeStream, Tokenizer, prompt_ids},
 };
-use paligemma_tensor::{DType, Tensor};
+use paligemma_tensor::{DType, Parameter, Tensor};
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
@@ -91,10 +91,10 @@ pub fn load_model(
     config.memory_needed(weights, image_tokens, text_tokens, batch).check_available()?;
     let mut get = |name: &str| {
         let weight = checkpoint.weight(name)?;
-        Ok(match dtype {
+        Ok(Parameter::from(match dtype {
             Some(dtype) => dequantise(&weight, dtype).into(),
             None => weight,
-        })
+        }))
     };
     PaliGemma::load(config, &mut Weights::new(&mut get))
 }

@@ -8,11 +8,12 @@
 
 use crate::{
     Error, Kind, Result,
-    checkpoint::{canonical, safetensors},
-    model::{PaliGemma, Pass, Turn, mean_loss},
+    checkpoint::{Checkpoint, canonical, dequantise, names, safetensors},
+    config::Config,
+    model::{PaliGemma, Part, Pass, Sequence, Turn, Weights, mean_loss},
 };
 use ::safetensors::Dtype;
-use paligemma_tensor::{DType, Tensor};
+use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value, Weight};
 use std::{collections::BTreeMap, path::Path};
 
 /// One output of the golden beside ours.
@@ -26,8 +27,8 @@ pub struct Compared {
     pub max_rel: f64,
     /// The most that `max_rel` may be.
     pub tolerance: f64,
-    /// `None` where it is not computed yet (gradients).
-    pub ok: Option<bool>,
+    /// Whether they agree.
+    pub ok: bool,
 }
 
 /// What `verify` found.
@@ -38,14 +39,14 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether everything that was computed agrees.
+    /// Whether everything agrees.
     pub fn ok(&self) -> bool {
-        self.tensors.iter().all(|t| t.ok != Some(false))
+        self.tensors.iter().all(|t| t.ok)
     }
 
     /// The first tensor that departs.
     pub fn first_departure(&self) -> Option<&Compared> {
-        self.tensors.iter().find(|t| t.ok == Some(false))
+        self.tensors.iter().find(|t| !t.ok)
     }
 }
 
@@ -119,6 +120,32 @@ impl Golden {
         (images, self.integers.get("input_ids").map_or(0, |(_, ids)| ids.len()))
     }
 
+    /// Whether gradients are to be checked.
+    pub fn has_gradients(&self) -> bool {
+        self.numbers.keys().any(|key| key.starts_with("grad/"))
+    }
+
+    /// The checkpoint as a model that can be checked against this golden, gradients included: each tensor as `dtype`, or as
+    /// it is stored.
+    ///
+    /// # Errors
+    /// `Kind::Resource` if the machine cannot hold it and its gradients; a broken tensor.
+    pub fn load_model(&self, checkpoint: &Checkpoint, dtype: Option<DType>) -> Result<PaliGemma> {
+        let config = checkpoint.config();
+        let (images, text) = self.num_tokens();
+        let mut bytes =
+            dtype.map_or(checkpoint.num_bytes(), |dtype| checkpoint.num_parameters() * dtype.size() as u64);
+        if self.has_gradients() {
+            bytes += checkpoint.num_parameters() * DType::F32.size() as u64;
+        }
+        let image_tokens = images * config.vision.num_tokens();
+        config.memory_needed(bytes, image_tokens, text, 1).check_available()?;
+        load_wanting_gradients(config, &mut |name| {
+            let weight = checkpoint.weight(name)?;
+            Ok(dtype.map_or_else(|| weight.clone(), |dtype| dequantise(&weight, dtype).into()))
+        })
+    }
+
     /// An integer input `[1, T]`, as a row.
     fn rows(&self, key: &str) -> Result<&[i64]> {
         let Some((shape, values)) = self.integers.get(key) else {
@@ -186,8 +213,28 @@ impl Example {
     }
 }
 
+/// The model of `config` with the weights that `weight` gives by name, the gradient of each plain one of which is wanted.
+///
+/// # Errors
+/// A missing tensor or one of another shape.
+pub fn load_wanting_gradients(
+    config: &Config,
+    weight: &mut dyn FnMut(&str) -> Result<Weight>,
+) -> Result<PaliGemma> {
+    let ids: BTreeMap<String, usize> =
+        names::tensors(config, false).into_iter().enumerate().map(|(id, named)| (named.name, id)).collect();
+    let mut get = |name: &str| {
+        Ok(match (weight(name)?, ids.get(name)) {
+            (Weight::Plain(tensor), Some(&id)) => Parameter::wanted(tensor, id),
+            (weight, _) => weight.into(),
+        })
+    };
+    PaliGemma::load(config, &mut Weights::new(&mut get))
+}
+
 /// Recomputes the golden's outputs with `model` and compares; `dtype` is the model's, for the tolerance: U8
-/// stands for quantised weights.
+/// stands for quantised weights. A golden with gradients needs a model that [`Golden::load_model`] or
+/// [`load_wanting_gradients`] made; of quantised weights no gradients are compared.
 ///
 /// # Errors
 /// A golden that is not for this model: other shapes, other image tokens, ids beyond the table.
@@ -212,27 +259,24 @@ pub fn verify(model: &PaliGemma, golden: &Golden, dtype: DType) -> Result<Verdic
     }
     if let (Some(want), Some(features)) = (golden.numbers.get("image_features"), &features) {
         let images = golden.numbers["pixel_values"].shape()[0];
-        let ours = features.reshape(&[images, num_features / images, features.shape()[1]]);
+        let ours = features.tensor().reshape(&[images, num_features / images, features.shape()[1]]);
         let mut difference = Difference::new("image_features", want);
         check_shape("image_features", want, ours.shape())?;
         difference.add(ours.as_f32(), want.to_f32_vec().as_slice());
         tensors.push(difference.result(tolerance));
     }
 
-    // Text rows first, then the soft tokens into the placeholders, in order (masked_scatter).
-    let text: Vec<u32> = example.ids.iter().map(|&id| if is_image(&id) { 0 } else { id }).collect();
-    let mut x = model.embed_text(&text, &mut pass)?.to_f32_vec();
-    let d = model.config().text.hidden_size;
-    if let Some(features) = &features {
-        let places = (0..example.ids.len()).filter(|&i| is_image(&example.ids[i]));
-        for (place, row) in places.zip(features.as_f32().chunks(d)) {
-            x[place * d..(place + 1) * d].copy_from_slice(row);
-        }
-    }
-    let x = Tensor::from_f32(x, &[example.ids.len(), d]);
+    let text: Vec<u32> = example.ids.iter().copied().filter(|id| !is_image(id)).collect();
+    let parts: Vec<Part> = example
+        .ids
+        .chunk_by(|a, b| is_image(a) == is_image(b))
+        .map(|run| if is_image(&run[0]) { Part::Image(run.len()) } else { Part::Text(run.len()) })
+        .collect();
+    let soft_tokens = features.unwrap_or_else(|| Tensor::zeros(&[0, model.config().text.hidden_size]).into());
+    let x = PaliGemma::join_parts(&soft_tokens, &model.embed_text(&text, &mut pass)?, &parts, &mut pass);
     let mut cache = model.new_cache();
     let mut turns = [Turn { len: example.ids.len(), prefix_len: example.prefix_len, cache: &mut cache }];
-    let y = model.forward(&x, &mut turns, &mut pass)?;
+    let y = model.forward(&x, &mut turns, &mut pass)?.into_tensor();
 
     let total = golden.rows("input_ids")?.len();
     let v = model.config().text.vocab_size;
@@ -263,12 +307,65 @@ pub fn verify(model: &PaliGemma, golden: &Golden, dtype: DType) -> Result<Verdic
         difference.add(&[loss as f32], &want.to_f32_vec());
         tensors.push(difference.result(tolerance));
     }
-    for (name, want) in golden.numbers.iter().filter(|(name, _)| name.starts_with("grad/")) {
-        let mut compared = Difference::new(name, want).result(tolerance);
-        compared.ok = None;
-        tensors.push(compared);
+    if golden.has_gradients() {
+        check_targets(&example, v)?;
+        tensors.extend(verify_gradients(model, golden, &example, &text, &parts, tolerance)?);
     }
     Ok(Verdict { tensors })
+}
+
+/// The golden's gradients beside ours, in the order in which the model uses the weights.
+fn verify_gradients(
+    model: &PaliGemma,
+    golden: &Golden,
+    example: &Example,
+    text: &[u32],
+    parts: &[Part],
+    tolerance: f64,
+) -> Result<Vec<Compared>> {
+    let mut pass = Pass::recorded(false, None, None);
+    let images: Value = match golden.numbers.get("pixel_values") {
+        Some(pixels) => model.encode_images(&pixels.cast(DType::F32), &mut pass)?,
+        None => Tensor::zeros(&[0, model.config().text.hidden_size]).into(),
+    };
+    let x = PaliGemma::join_parts(&images, &model.embed_text(text, &mut pass)?, parts, &mut pass);
+    let sequence = Sequence { len: example.ids.len(), prefix_len: example.prefix_len };
+    let y = model.forward_whole(&x, &[sequence], &mut pass)?;
+    let weight = 1.0 / example.targets.len().max(1) as f32;
+    let targets: Vec<Target> = example.targets.iter().map(|&(row, id)| Target { row, id, weight }).collect();
+    let rule = LossRule { softcap: model.config().text.final_logit_softcapping, ..LossRule::default() };
+    let (loss, _) = model.loss(&y, &targets, &rule, &mut pass);
+
+    let named = names::tensors(model.config(), false);
+    let mut ours: Vec<Option<Tensor>> = vec![None; named.len()];
+    let one = Tensor::from_f32(vec![1.0], &[1]);
+    pass.into_tape().backward(&loss, one, &mut |id, part| match &mut ours[id] {
+        Some(sum) => part.add_to(sum),
+        none => *none = Some(part.into_tensor(&named[id].shape)),
+    });
+    let wanted: BTreeMap<String, (&String, &Tensor)> = golden
+        .numbers
+        .iter()
+        .filter_map(|(key, want)| Some((canonical(key.strip_prefix("grad/")?)?, (key, want))))
+        .collect();
+    let largest = wanted.values().fold(0.0, |m, (key, want)| larger(m, Difference::new(key, want).scale));
+    let mut tensors = Vec::new();
+    for (named, ours) in named.iter().zip(ours) {
+        let Some((key, want)) = wanted.get(&named.name) else { continue };
+        check_shape(key, want, &named.shape)?;
+        let mut difference = Difference::new(key, want);
+        // Some gradients are zero in exact arithmetic, as that of SigLIP's key bias: noise is not compared with noise.
+        difference.scale = difference.scale.max(1e-3 * largest);
+        let zeros = Tensor::zeros(&named.shape);
+        difference.add(ours.as_ref().unwrap_or(&zeros).as_f32(), &want.to_f32_vec());
+        tensors.push(difference.result(tolerance));
+    }
+    if let Some((key, _)) =
+        wanted.iter().find(|(name, _)| !named.iter().any(|n| n.name == **name)).map(|(_, v)| v)
+    {
+        return Err(Error::input(format!("the model has no tensor for \"{key}\"")));
+    }
+    Ok(tensors)
 }
 
 /// The id that stands in the image's places. An npz does not tell it: where the model's own is not among `ids`, it is
@@ -340,13 +437,7 @@ impl Difference {
     fn result(self, tolerance: f64) -> Compared {
         let max_rel = if self.max_abs == 0.0 { 0.0 } else { self.max_abs / self.scale };
         // A NaN on either side is no agreement.
-        Compared {
-            ok: Some(max_rel <= tolerance),
-            name: self.name,
-            max_abs: self.max_abs,
-            max_rel,
-            tolerance,
-        }
+        Compared { ok: max_rel <= tolerance, name: self.name, max_abs: self.max_abs, max_rel, tolerance }
     }
 }
 

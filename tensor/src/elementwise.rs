@@ -1,13 +1,19 @@
-//! What has no better home: sums, soft caps, log-probabilities.
+//! Element by element: sums, soft caps, GELU; rows one after the other; log-probabilities.
 
 use crate::{
     Isa, Tensor,
     isa::multiversion,
     lane::Lane,
-    math::{exp_slice, softcap_slice},
+    math::{
+        exp_slice, gelu_backward_slice, gelu_slice, gelu_times_backward_slice, gelu_times_slice,
+        softcap_slice,
+    },
     norm::strand_sum,
 };
 use rayon::prelude::*;
+
+/// Elements that one thread takes at a time.
+const GROUP: usize = 1 << 14;
 
 /// a + b, of one shape, f32.
 pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
@@ -20,6 +26,45 @@ pub fn softcap(x: &Tensor, cap: f32) -> Tensor {
     let mut y = x.as_f32().to_vec();
     softcap_slice(Isa::best(), &mut y, cap);
     Tensor::from_f32(y, x.shape())
+}
+
+/// The gradient of [`softcap`], from its result: dy · (1 - (y / cap)²).
+pub fn softcap_backward(y: &Tensor, cap: f32, dy: &Tensor) -> Tensor {
+    let slope = |y: f32| 1.0 - (y / cap) * (y / cap);
+    Tensor::from_f32(y.as_f32().iter().zip(dy.as_f32()).map(|(&y, dy)| dy * slope(y)).collect(), y.shape())
+}
+
+/// GELU, tanh approximation, of every element, f32.
+pub fn gelu(x: &Tensor) -> Tensor {
+    let mut y = x.clone();
+    y.as_f32_mut().par_chunks_mut(GROUP).for_each(|y| gelu_slice(Isa::best(), y));
+    y
+}
+
+/// The gradient of [`gelu`].
+pub fn gelu_backward(x: &Tensor, dy: &Tensor) -> Tensor {
+    let mut dx = dy.clone();
+    let parts = dx.as_f32_mut().par_chunks_mut(GROUP).zip(x.as_f32().par_chunks(GROUP));
+    parts.for_each(|(dx, x)| gelu_backward_slice(Isa::best(), x, dx));
+    dx
+}
+
+/// GELU(gate) · up, element by element, f32.
+pub fn gelu_times(gate: &Tensor, up: &Tensor) -> Tensor {
+    assert_eq!(gate.shape(), up.shape());
+    let mut y = gate.clone();
+    let parts = y.as_f32_mut().par_chunks_mut(GROUP).zip(up.as_f32().par_chunks(GROUP));
+    parts.for_each(|(y, up)| gelu_times_slice(Isa::best(), y, up));
+    y
+}
+
+/// The gradients of [`gelu_times`] by its two factors, which they take the place of where nobody else has these.
+pub fn gelu_times_backward(mut gate: Tensor, mut up: Tensor, dy: &Tensor) -> (Tensor, Tensor) {
+    let (gates, ups) = (gate.as_f32_mut().par_chunks_mut(GROUP), up.as_f32_mut().par_chunks_mut(GROUP));
+    gates.zip(ups).zip(dy.as_f32().par_chunks(GROUP)).for_each(|((gate, up), dy)| {
+        gelu_times_backward_slice(Isa::best(), gate, up, dy);
+    });
+    (gate, up)
 }
 
 /// Rows of several f32 tensors of one width, one after the other.
@@ -74,6 +119,20 @@ unsafe fn maximum_body<L: Lane>(row: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{check_gradient, random};
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        let (mut x, up, dy) = (random(1, &[20, 13]), random(2, &[20, 13]), random(3, &[20, 13]));
+        // Both tails, too.
+        x.as_f32_mut().iter_mut().for_each(|x| *x *= 4.0);
+        check_gradient("gelu", &x, &gelu_backward(&x, &dy), &dy, gelu);
+        let (dgate, dup) = gelu_times_backward(x.clone(), up.clone(), &dy);
+        check_gradient("gate", &x, &dgate, &dy, |x| gelu_times(x, &up));
+        check_gradient("up", &up, &dup, &dy, |up| gelu_times(&x, up));
+        let dx = softcap_backward(&softcap(&x, 3.0), 3.0, &dy);
+        check_gradient("softcap", &x, &dx, &dy, |x| softcap(x, 3.0));
+    }
 
     #[test]
     fn log_sum_exp_of_small_rows() {

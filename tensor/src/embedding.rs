@@ -13,6 +13,16 @@ pub fn embedding(table_vd: &Weight, ids: &[u32], scale: f32) -> Tensor {
     Tensor::from_f32(y, &[ids.len(), d])
 }
 
+/// The gradient of [`embedding`], added to that of the table, f32 `[v, d]`: row `ids[i]` gets `dy_td[i]` times `scale`,
+/// one after the other.
+pub fn add_embedding_gradient(dy_td: &Tensor, ids: &[u32], scale: f32, table_vd: &mut [f32]) {
+    let d = dy_td.shape()[1];
+    for (&id, dy) in ids.iter().zip(dy_td.as_f32().chunks(d)) {
+        let row = &mut table_vd[id as usize * d..][..d];
+        row.iter_mut().zip(dy).for_each(|(row, dy)| *row += dy * scale);
+    }
+}
+
 /// Square patches of images `[b, c, side, side]`, row by row of the grid, each as its c·p·p numbers in the order of a
 /// convolution's weights `[d, c, p, p]`: a patch convolution is then a linear layer. → `[b·(side/p)², c·p·p]`
 pub fn patches(images_bchw: &Tensor, patch: usize) -> Tensor {
@@ -38,7 +48,19 @@ pub fn patches(images_bchw: &Tensor, patch: usize) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DType, testing::random};
+    use crate::{
+        DType,
+        testing::{check_gradient, random},
+    };
+
+    #[test]
+    fn the_gradient_is_finite_differences() {
+        let (table, dy) = (random(1, &[5, 43]), random(2, &[6, 43]));
+        let ids = [4, 0, 4, 2, 4, 0];
+        let mut gradient = Tensor::zeros(&[5, 43]);
+        add_embedding_gradient(&dy, &ids, 1.5, gradient.as_f32_mut());
+        check_gradient("table", &table, &gradient, &dy, |table| embedding(&table.clone().into(), &ids, 1.5));
+    }
 
     #[test]
     fn embedding_scales_rows() {

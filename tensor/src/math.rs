@@ -54,6 +54,17 @@ fn gelu<L: Lane>(x: f32) -> f32 {
     x / (1.0 + exp::<L>(inner))
 }
 
+/// GELU and its derivative.
+#[inline(always)]
+fn gelu_and_slope<L: Lane>(x: f32) -> (f32, f32) {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let inner = SQRT_2_OVER_PI * L::mul_add_scalar(0.044_715 * x * x, x, x);
+    let t = tanh::<L>(inner);
+    let inner_slope = SQRT_2_OVER_PI * L::mul_add_scalar(3.0 * 0.044_715 * x, x, 1.0);
+    let half = 0.5 * (1.0 + t);
+    (x * half, L::mul_add_scalar(0.5 * x * (1.0 - t * t), inner_slope, half))
+}
+
 /// x ↦ e^(x - shift), and the sum is not taken here.
 #[inline(always)]
 unsafe fn exp_slice_body<L: Lane>(x: &mut [f32]) {
@@ -68,6 +79,20 @@ unsafe fn gelu_slice_body<L: Lane>(x: &mut [f32]) {
 #[inline(always)]
 unsafe fn gelu_times_slice_body<L: Lane>(gate: &mut [f32], up: &[f32]) {
     gate.iter_mut().zip(up).for_each(|(g, u)| *g = gelu::<L>(*g) * u);
+}
+
+#[inline(always)]
+unsafe fn gelu_backward_slice_body<L: Lane>(x: &[f32], dy: &mut [f32]) {
+    dy.iter_mut().zip(x).for_each(|(dy, &x)| *dy *= gelu_and_slope::<L>(x).1);
+}
+
+#[inline(always)]
+unsafe fn gelu_times_backward_slice_body<L: Lane>(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    for ((g, u), dy) in gate.iter_mut().zip(up).zip(dy) {
+        let (gelu, slope) = gelu_and_slope::<L>(*g);
+        *g = dy * *u * slope;
+        *u = dy * gelu;
+    }
 }
 
 #[inline(always)]
@@ -86,6 +111,14 @@ multiversion! {
 multiversion! {
     /// gate ↦ GELU(gate) · up.
     fn gelu_times_slice(gate: &mut [f32], up: &[f32]) = gelu_times_slice_body
+}
+multiversion! {
+    /// dy ↦ dy · GELU'(x): the gradient of GELU.
+    fn gelu_backward_slice(x: &[f32], dy: &mut [f32]) = gelu_backward_slice_body
+}
+multiversion! {
+    /// The gradients of GELU(gate) · up, in place of both factors.
+    fn gelu_times_backward_slice(gate: &mut [f32], up: &mut [f32], dy: &[f32]) = gelu_times_backward_slice_body
 }
 multiversion! {
     /// x ↦ cap · tanh(x / cap).

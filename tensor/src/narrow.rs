@@ -108,11 +108,35 @@ unsafe fn narrow_body<L: Lane>(from: &[f32], to: &mut [bf16]) {
 
 /// `bf16::from_f32` without a branch, so that the compiler can vectorise it.
 #[inline(always)]
-fn round_bf16(x: f32) -> bf16 {
+pub(crate) fn round_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
     let quiet_nan = (bits >> 16 | 0x40) as u16;
     bf16::from_bits(if x.is_nan() { quiet_nan } else { rounded })
+}
+
+multiversion! {
+    /// Two rows of one length, rounded to bf16, as units: the first's numbers in the low halves.
+    fn pair(first: &[f32], second: &[f32], to: &mut [u32]) = pair_body
+}
+
+#[inline(always)]
+unsafe fn pair_body<L: Lane>(first: &[f32], second: &[f32], to: &mut [u32]) {
+    for ((to, &a), &b) in to.iter_mut().zip(first).zip(second) {
+        *to = u32::from(round_bf16(a).to_bits()) | u32::from(round_bf16(b).to_bits()) << 16;
+    }
+}
+
+multiversion! {
+    /// [`pair`] of rows that are bf16 already.
+    fn pair_bf16(first: &[bf16], second: &[bf16], to: &mut [u32]) = pair_bf16_body
+}
+
+#[inline(always)]
+unsafe fn pair_bf16_body<L: Lane>(first: &[bf16], second: &[bf16], to: &mut [u32]) {
+    for ((to, a), b) in to.iter_mut().zip(first).zip(second) {
+        *to = u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16;
+    }
 }
 
 multiversion! {

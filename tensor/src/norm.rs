@@ -18,7 +18,7 @@ pub fn layer_norm(x_td: &Tensor, weight_d: &Tensor, bias_d: &Tensor, eps: f32) -
 /// [`layer_norm`] on a given instruction set.
 pub fn layer_norm_on(isa: Isa, x_td: &Tensor, weight_d: &Tensor, bias_d: &Tensor, eps: f32) -> Tensor {
     let (weight, bias) = (weight_d.to_f32_vec(), bias_d.to_f32_vec());
-    each_row(x_td, weight.len(), |x, y| layer_norm_row(isa, x, &weight, &bias, eps, y))
+    each_row(x_td, weight.len(), |_, x, y| layer_norm_row(isa, x, &weight, &bias, eps, y))
 }
 
 /// x / √(mean(x²) + eps) · (1 + weight) (Gemma's `RMSNorm`; the sum 1 + weight is taken in f32 too).
@@ -29,13 +29,13 @@ pub fn rms_norm(x_td: &Tensor, weight_d: &Tensor, eps: f32) -> Tensor {
 /// [`rms_norm`] on a given instruction set.
 pub fn rms_norm_on(isa: Isa, x_td: &Tensor, weight_d: &Tensor, eps: f32) -> Tensor {
     let scale: Vec<f32> = weight_d.to_f32_vec().iter().map(|w| 1.0 + w).collect();
-    each_row(x_td, scale.len(), |x, y| rms_norm_row(isa, x, &scale, eps, y))
+    each_row(x_td, scale.len(), |_, x, y| rms_norm_row(isa, x, &scale, eps, y))
 }
 
 /// The slow, obvious [`layer_norm`], in f64.
 pub fn layer_norm_plain(x_td: &Tensor, weight_d: &Tensor, bias_d: &Tensor, eps: f32) -> Tensor {
     let (weight, bias) = (weight_d.to_f32_vec(), bias_d.to_f32_vec());
-    each_row(x_td, weight.len(), |x, y| {
+    each_row(x_td, weight.len(), |_, x, y| {
         let n = x.len() as f64;
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
         let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
@@ -49,7 +49,7 @@ pub fn layer_norm_plain(x_td: &Tensor, weight_d: &Tensor, bias_d: &Tensor, eps: 
 /// The slow, obvious [`rms_norm`], in f64.
 pub fn rms_norm_plain(x_td: &Tensor, weight_d: &Tensor, eps: f32) -> Tensor {
     let weight = weight_d.to_f32_vec();
-    each_row(x_td, weight.len(), |x, y| {
+    each_row(x_td, weight.len(), |_, x, y| {
         let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64;
         for (i, y) in y.iter_mut().enumerate() {
             let normed = f64::from(x[i]) / (mean + f64::from(eps)).sqrt();
@@ -58,7 +58,76 @@ pub fn rms_norm_plain(x_td: &Tensor, weight_d: &Tensor, eps: f32) -> Tensor {
     })
 }
 
-fn each_row(x_td: &Tensor, d: usize, row: impl Fn(&[f32], &mut [f32]) + Sync + Send) -> Tensor {
+/// The gradients of [`rms_norm`] → dx `[t, d]` and, if `wants_weight`, that of the weight, f32 `[d]`.
+pub fn rms_norm_backward(
+    x_td: &Tensor,
+    weight_d: &Tensor,
+    eps: f32,
+    dy_td: &Tensor,
+    wants_weight: bool,
+) -> (Tensor, Option<Tensor>) {
+    let scale: Vec<f32> = weight_d.to_f32_vec().iter().map(|w| 1.0 + w).collect();
+    let (d, isa) = (scale.len(), Isa::best());
+    let dy = dy_td.as_f32();
+    let dx = each_row(x_td, d, |i, x, dx| {
+        rms_norm_backward_row(isa, x, &scale, eps, &dy[i * d..(i + 1) * d], dx);
+    });
+    let dw = wants_weight.then(|| {
+        let norms = row_values(x_td, d, |x| [0.0, rms_scale(x, eps)]);
+        column_sums(dy_td, d, |row, j| dy[row * d + j] * x_td.as_f32()[row * d + j] * norms[row][1])
+    });
+    (dx, dw)
+}
+
+/// The gradients of [`layer_norm`] → dx `[t, d]` and, if `wants_weights`, those of weight and bias, f32 `[d]`.
+pub fn layer_norm_backward(
+    x_td: &Tensor,
+    weight_d: &Tensor,
+    eps: f32,
+    dy_td: &Tensor,
+    wants_weights: bool,
+) -> (Tensor, Option<(Tensor, Tensor)>) {
+    let weight = weight_d.to_f32_vec();
+    let (d, isa) = (weight.len(), Isa::best());
+    let (x, dy) = (x_td.as_f32(), dy_td.as_f32());
+    let dx = each_row(x_td, d, |i, x, dx| {
+        layer_norm_backward_row(isa, x, &weight, eps, &dy[i * d..(i + 1) * d], dx);
+    });
+    let weights = wants_weights.then(|| {
+        let norms = row_values(x_td, d, |x| layer_norm_scale(x, eps));
+        let dw = column_sums(dy_td, d, |row, j| {
+            let [mean, scale] = norms[row];
+            dy[row * d + j] * (x[row * d + j] - mean) * scale
+        });
+        (dw, column_sums(dy_td, d, |row, j| dy[row * d + j]))
+    });
+    (dx, weights)
+}
+
+/// Two numbers of every row.
+fn row_values(x_td: &Tensor, d: usize, f: impl Fn(&[f32]) -> [f32; 2] + Sync + Send) -> Vec<[f32; 2]> {
+    use rayon::prelude::*;
+    x_td.as_f32().par_chunks(d.max(1)).with_min_len(32).map(f).collect()
+}
+
+/// Σ over the rows of f(row, column), row after row, so that threads do not matter → `[d]`.
+fn column_sums(x_td: &Tensor, d: usize, f: impl Fn(usize, usize) -> f32 + Sync + Send) -> Tensor {
+    let t = x_td.len() / d.max(1);
+    let mut sums = vec![0.0; d];
+    let out = Shared::new(&mut sums);
+    const BLOCK: usize = 128;
+    for_each_task(d.div_ceil(BLOCK), |task| {
+        let from = task * BLOCK;
+        // SAFETY: every column is summed by one task.
+        let sums = unsafe { out.slice(from, BLOCK.min(d - from)) };
+        for row in 0..t {
+            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += f(row, from + j));
+        }
+    });
+    Tensor::from_f32(sums, &[d])
+}
+
+fn each_row(x_td: &Tensor, d: usize, row: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Tensor {
     assert_eq!(x_td.shape().last(), Some(&d), "norm of {x_td:?}");
     let x = x_td.as_f32();
     let t = x.len() / d;
@@ -69,7 +138,7 @@ fn each_row(x_td: &Tensor, d: usize, row: impl Fn(&[f32], &mut [f32]) + Sync + S
     for_each_task(t.div_ceil(GROUP), |task| {
         for i in task * GROUP..t.min((task + 1) * GROUP) {
             // SAFETY: every row is written by one task.
-            row(&x[i * d..(i + 1) * d], unsafe { out.slice(i * d, d) });
+            row(i, &x[i * d..(i + 1) * d], unsafe { out.slice(i * d, d) });
         }
     });
     Tensor::from_f32(y, x_td.shape())
@@ -118,6 +187,70 @@ unsafe fn rms_norm_body<L: Lane>(x: &[f32], scale: &[f32], eps: f32, y: &mut [f3
     }
 }
 
+/// 1 / √(mean(x²) + eps).
+fn rms_scale(x: &[f32], eps: f32) -> f32 {
+    1.0 / (strand_sum(x, |x, s| s + x * x) / x.len() as f32 + eps).sqrt()
+}
+
+/// The mean, and 1 / √(variance + eps).
+fn layer_norm_scale(x: &[f32], eps: f32) -> [f32; 2] {
+    let mean = strand_sum(x, |x, s| s + x) / x.len() as f32;
+    let variance = strand_sum(x, |x, s| s + (x - mean) * (x - mean)) / x.len() as f32;
+    [mean, 1.0 / (variance + eps).sqrt()]
+}
+
+/// dx = r·g - x·r³·mean(g·x), with g = dy·scale and r = 1 / √(mean(x²) + eps).
+#[inline(always)]
+unsafe fn rms_norm_backward_body<L: Lane>(x: &[f32], scale: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let n = x.len() as f32;
+    let norm = 1.0 / (strand_sum(x, |x, s| L::mul_add_scalar(x, x, s)) / n + eps).sqrt();
+    for ((dx, dy), s) in dx.iter_mut().zip(dy).zip(scale) {
+        *dx = dy * s;
+    }
+    let along = strand_sum_of_products(dx, x) / n * norm * norm * norm;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = *dx * norm - x * along;
+    }
+}
+
+/// dx = r·(g - mean(g) - z·mean(g·z)), with g = dy·weight, z = (x - mean)·r and r = 1 / √(variance + eps).
+#[inline(always)]
+unsafe fn layer_norm_backward_body<L: Lane>(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = strand_sum(x, |x, s| s + x) / n;
+    let variance = strand_sum(x, |x, s| L::mul_add_scalar(x - mean, x - mean, s)) / n;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
+        *dx = dy * w;
+    }
+    let level = strand_sum(dx, |g, s| s + g) / n;
+    // Σ g·z without z: Σ g·(x - mean), times r once for z and once for what follows.
+    let along = (strand_sum_of_products(dx, x) / n - level * mean) * scale * scale;
+    for (dx, x) in dx.iter_mut().zip(x) {
+        *dx = (*dx - level - (x - mean) * along) * scale;
+    }
+}
+
+/// Σ a·b in sixteen strands.
+#[inline(always)]
+fn strand_sum_of_products(a: &[f32], b: &[f32]) -> f32 {
+    let mut strands = [0f32; 16];
+    let (whole_a, rest_a) = a.as_chunks::<16>();
+    let (whole_b, rest_b) = b.as_chunks::<16>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        strands.iter_mut().zip(a.iter().zip(b)).for_each(|(s, (a, b))| *s += a * b);
+    }
+    strands.iter_mut().zip(rest_a.iter().zip(rest_b)).for_each(|(s, (a, b))| *s += a * b);
+    strands.iter().sum()
+}
+
+multiversion! {
+    fn rms_norm_backward_row(x: &[f32], scale: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) = rms_norm_backward_body
+}
+multiversion! {
+    fn layer_norm_backward_row(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32])
+        = layer_norm_backward_body
+}
 multiversion! {
     fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) = layer_norm_body
 }
@@ -130,9 +263,25 @@ mod tests {
     use super::*;
     use crate::{
         DType,
-        testing::{assert_close, random},
+        testing::{assert_close, check_gradient, random},
     };
     use proptest::prelude::*;
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        for (t, d) in [(5, 43), (40, 17)] {
+            let (x, w, b) = (random(1, &[t, d]), random(2, &[d]), random(3, &[d]));
+            let dy = random(4, &[t, d]);
+            let (dx, dw) = rms_norm_backward(&x, &w, 1e-6, &dy, true);
+            check_gradient("rms x", &x, &dx, &dy, |x| rms_norm(x, &w, 1e-6));
+            check_gradient("rms weight", &w, &dw.unwrap(), &dy, |w| rms_norm(&x, w, 1e-6));
+            let (dx, weights) = layer_norm_backward(&x, &w, 1e-6, &dy, true);
+            let (dw, db) = weights.unwrap();
+            check_gradient("layer x", &x, &dx, &dy, |x| layer_norm(x, &w, &b, 1e-6));
+            check_gradient("layer weight", &w, &dw, &dy, |w| layer_norm(&x, w, &b, 1e-6));
+            check_gradient("layer bias", &b, &db, &dy, |b| layer_norm(&x, &w, b, 1e-6));
+        }
+    }
 
     proptest! {
         #[test]

@@ -11,6 +11,16 @@ use crate::{
 /// Turns every head of `x_tnh` `[t, heads, H]` by its row's position (big_vision `_apply_rope`): the angle of pair i is
 /// position · base^(-2i/H). H is even.
 pub fn rope(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
+    turn(x_tnh, positions_t, base, 1.0)
+}
+
+/// The gradient of [`rope`]: every head turned back.
+pub fn rope_backward(dy_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
+    turn(dy_tnh, positions_t, base, -1.0)
+}
+
+/// Turns by each row's position times `direction`.
+fn turn(x_tnh: &Tensor, positions_t: &[usize], base: f32, direction: f64) -> Tensor {
     let &[t, heads, h] = x_tnh.shape() else { panic!("rope of {x_tnh:?}") };
     assert!(t == positions_t.len() && h % 2 == 0, "rope of {x_tnh:?}");
     let half = h / 2;
@@ -23,7 +33,7 @@ pub fn rope(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
         let mut turns = vec![(0f32, 0f32); half];
         for (row, &position) in positions_t.iter().enumerate().skip(task * GROUP).take(GROUP) {
             for (turn, frequency) in turns.iter_mut().zip(&frequencies) {
-                let (sin, cos) = (position as f64 * frequency).sin_cos();
+                let (sin, cos) = (direction * position as f64 * frequency).sin_cos();
                 *turn = (sin as f32, cos as f32);
             }
             for head in 0..heads {
@@ -59,7 +69,7 @@ pub fn rope_plain(x_tnh: &Tensor, positions_t: &[usize], base: f32) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{assert_close, random};
+    use crate::testing::{assert_close, check_gradient, random};
     use proptest::prelude::*;
 
     proptest! {
@@ -69,6 +79,14 @@ mod tests {
             let positions: Vec<usize> = (first..first + t).collect();
             assert_close(&rope(&x, &positions, 10_000.0), &rope_plain(&x, &positions, 10_000.0), 1e-6);
         }
+    }
+
+    #[test]
+    fn the_gradient_is_finite_differences() {
+        let (x, dy) = (random(1, &[7, 3, 10]), random(2, &[7, 3, 10]));
+        let positions = [0, 1, 2, 9, 10, 11, 4000];
+        let dx = rope_backward(&dy, &positions, 1e4);
+        check_gradient("x", &x, &dx, &dy, |x| rope(x, &positions, 1e4));
     }
 
     /// Turning q and k by one more position each leaves their product: only distances matter.

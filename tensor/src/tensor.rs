@@ -133,6 +133,33 @@ impl Tensor {
         bytemuck::cast_slice(self.bytes())
     }
 
+    /// The elements of an `f32` tensor to be changed; copied first where another tensor shares them. Panics on
+    /// another type.
+    pub fn as_f32_mut(&mut self) -> &mut [f32] {
+        let is_own = matches!(&self.storage, Storage::F32(elements) if Arc::strong_count(elements) == 1);
+        if !is_own {
+            *self = Tensor::from_f32(self.as_f32().to_vec(), &self.shape);
+        }
+        let range = self.start..self.start + self.len();
+        match &mut self.storage {
+            Storage::F32(elements) => &mut Arc::make_mut(elements)[range],
+            _ => unreachable!("the storage is owned f32, as made above"),
+        }
+    }
+
+    /// The same for a `bf16` tensor.
+    pub fn as_bf16_mut(&mut self) -> &mut [bf16] {
+        let is_own = matches!(&self.storage, Storage::Bf16(elements) if Arc::strong_count(elements) == 1);
+        if !is_own {
+            *self = Tensor::from_bf16(self.as_bf16().to_vec(), &self.shape);
+        }
+        let range = self.start..self.start + self.len();
+        match &mut self.storage {
+            Storage::Bf16(elements) => &mut Arc::make_mut(elements)[range],
+            _ => unreachable!("the storage is owned bf16, as made above"),
+        }
+    }
+
     /// The elements of a `bf16` tensor; panics on another type.
     pub fn as_bf16(&self) -> &[bf16] {
         assert_eq!(self.dtype(), DType::BF16);

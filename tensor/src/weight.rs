@@ -11,11 +11,9 @@
 use crate::{
     DType, Isa, Tensor, bf16,
     narrow::{narrow, widen},
+    nibbles::{INT4_GROUP, quantise_nibbles, widen_nibbles, widen_nibbles_to_bf16},
 };
 use rayon::prelude::*;
-
-/// Inputs that share a scale in [`Weight::Int4`]; k is a multiple of it.
-pub const INT4_GROUP: usize = 32;
 
 /// The weights of a linear layer.
 #[derive(Debug, Clone)]
@@ -134,11 +132,8 @@ impl Weight {
             Weight::Int4 { values, scale } => {
                 let row = &values.as_u8()[j * k / 2..(j + 1) * k / 2];
                 let scales = &scale.as_bf16()[j * k / INT4_GROUP..(j + 1) * k / INT4_GROUP];
-                let first = from / INT4_GROUP;
-                for (g, to) in to.chunks_mut(INT4_GROUP).enumerate() {
-                    let group = &row[(first + g) * INT4_GROUP / 2..][..INT4_GROUP / 2];
-                    widen_nibbles(group, scales[first + g].to_f32(), to);
-                }
+                assert!(from.is_multiple_of(INT4_GROUP));
+                widen_nibbles(isa, &row[from / 2..], &scales[from / INT4_GROUP..], to);
             }
         }
     }
@@ -184,53 +179,22 @@ impl Weight {
             || vec![0.0; k],
             |row, (j, (values, scales))| {
                 w.widen(Isa::best(), j, 0, row);
-                let parts = values.chunks_mut(INT4_GROUP / 2).zip(scales);
-                for (group, (to, scale)) in row.chunks(INT4_GROUP).zip(parts) {
-                    *scale = best_scale(group);
-                    for (i, to) in to.iter_mut().enumerate() {
-                        let high = nibble(group[INT4_GROUP / 2 + i], scale.to_f32());
-                        *to = nibble(group[i], scale.to_f32()) | high << 4;
-                    }
-                }
+                quantise_nibbles(Isa::best(), row, values, scales);
             },
         );
         Weight::int4(Tensor::from_u8(values, &[n, k / 2]), Tensor::from_bf16(scale, &[n, groups]))
     }
 }
 
-/// The number nearest x among (0…15 - 8) · scale.
-fn nibble(x: f32, scale: f32) -> u8 {
-    let steps = if scale == 0.0 { 0.0 } else { x / scale };
-    (steps.round_ties_even() + 8.0).clamp(0.0, 15.0) as u8
-}
-
-/// The scale of a group with the least squared error, of those that put its largest magnitude at -8.8 … -6.4 or 6.4 … 8.8 steps.
-fn best_scale(group: &[f32]) -> bf16 {
-    // The side with the eighth step goes to the sign of the largest magnitude.
-    let top = group.iter().copied().fold(0f32, |top, x| if x.abs() > top.abs() { x } else { top });
-    let error = |scale: f32| -> f32 {
-        group.iter().map(|&x| (x - (f32::from(nibble(x, scale)) - 8.0) * scale).powi(2)).sum()
-    };
-    let tried = (0..=12).flat_map(|i| {
-        let steps = 6.4 + 0.2 * i as f32;
-        [bf16::from_f32(-top / steps), bf16::from_f32(top / steps)]
-    });
-    let best = tried.map(|scale| (error(scale.to_f32()), scale)).min_by(|a, b| a.0.total_cmp(&b.0));
-    best.map_or(bf16::ZERO, |(_, scale)| scale)
-}
-
-/// (nibble - 8) · scale for the first `to.len()` of a group.
-#[inline(always)]
-fn widen_nibbles(group: &[u8], scale: f32, to: &mut [f32]) {
-    for (i, x) in to.iter_mut().enumerate() {
-        let byte = group[i % (INT4_GROUP / 2)];
-        let nibble = if i < INT4_GROUP / 2 { byte & 15 } else { byte >> 4 };
-        *x = (f32::from(nibble) - 8.0) * scale;
-    }
-}
-
 /// Numbers `from..from + to.len()` of row j as bf16.
 pub(crate) fn widen_to_bf16(isa: Isa, w: &Weight, j: usize, from: usize, to: &mut [bf16]) {
+    if let Weight::Int4 { values, scale } = w {
+        let [_, k] = w.shape();
+        assert!(from.is_multiple_of(INT4_GROUP) && from + to.len() <= k);
+        let (values, scale) =
+            (&values.as_u8()[(j * k + from) / 2..], &scale.as_bf16()[(j * k + from) / INT4_GROUP..]);
+        return widen_nibbles_to_bf16(isa, values, scale, to);
+    }
     let mut wide = [0f32; 256];
     for (i, to) in to.chunks_mut(wide.len()).enumerate() {
         let wide = &mut wide[..to.len()];

@@ -9,7 +9,7 @@ use crate::{
 use paligemma::{
     DType, Error, Isa,
     bench::{Bench, Figures, Settings, Spread, random_model},
-    checkpoint::{Checkpoint, hub::Want},
+    checkpoint::{Checkpoint, Form, hub::Want},
     model::PaliGemma,
     session::load_model,
 };
@@ -32,7 +32,7 @@ pub(super) fn bench(
     args: &Args,
     model: Option<&str>,
     random: Option<&str>,
-    dtype: Option<DType>,
+    form: Option<Form>,
     job: &Job,
 ) -> anyhow::Result<ExitCode> {
     let settings = &job.settings;
@@ -44,6 +44,18 @@ pub(super) fn bench(
             let start = Instant::now();
             let checkpoint = Checkpoint::open(&path)?;
             let image_tokens = checkpoint.config().vision.num_tokens();
+            let dtype = match form {
+                None => None,
+                Some(Form::Plain(dtype)) => Some(dtype),
+                Some(scheme) if checkpoint.scheme().map(Form::from) == Some(scheme) => None,
+                Some(scheme) => {
+                    return Err(Error::usage(format!(
+                        "--dtype {scheme}: the model is not stored in {scheme}"
+                    ))
+                    .hint(format!("paligemma convert MODEL OUT --dtype {scheme}"))
+                    .into());
+                }
+            };
             let model = load_model(&checkpoint, dtype, image_tokens, settings.text_tokens(), settings.batch)?;
             (name, model, start.elapsed())
         }
@@ -52,7 +64,7 @@ pub(super) fn bench(
             let config = published(name)?;
             note(quiet, format_args!("making random weights"));
             let start = Instant::now();
-            let model = random_model(&config, dtype.unwrap_or(DType::BF16), settings)?;
+            let model = random_model(&config, form.unwrap_or(DType::BF16.into()), settings)?;
             (name, model, start.elapsed())
         }
     };

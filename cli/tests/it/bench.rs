@@ -48,13 +48,16 @@ fn figures_of_files_and_of_random_weights() {
             &["--random", "2-tiny", "--prompt-tokens", "3", "--repeat", "2", "--dtype", "f16"],
             2 * (weights + 4352),
         ),
+        (&["--random", "tiny", "--dtype", "int8", "--repeat", "1"], 398_208),
+        (&["--random", "tiny", "--dtype", "int4", "--repeat", "1"], 363_904),
     ] {
         let figures = scene.json(&[&["bench", "--threads", "2"], args].concat());
         check(&figures);
         assert_eq!(figures["weights_bytes"], bytes, "{args:?}");
         assert_eq!(figures["threads"], 2, "{args:?}");
         assert!(
-            ["portable", "avx2", "avx512", "avx512bf16", "amx"].contains(&figures["isa"].as_str().unwrap())
+            ["portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "amx"]
+                .contains(&figures["isa"].as_str().unwrap())
         );
     }
     let ran = scene
@@ -106,6 +109,7 @@ fn what_makes_no_sense_is_named() {
         (&["absent"], 2, "absent"),
         (&["a.png"], 1, "a.png"),
         (&["m", "--dtype", "int3"], 2, "int3"),
+        (&["m", "--dtype", "int8"], 2, "convert"),
         (&["m", "--prompt-tokens", "0"], 2, "--prompt-tokens"),
         (&["m", "--new-tokens", "1"], 2, "--new-tokens"),
         (&["m", "--batch", "0"], 2, "--batch"),

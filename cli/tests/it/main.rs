@@ -1,5 +1,6 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod assemble;
 mod bench;
 mod convert;
 mod data;
@@ -27,7 +28,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 24] = [
+const VERBS: [&str; 28] = [
     "run",
     "caption",
     "ask",
@@ -39,8 +40,12 @@ const VERBS: [&str; 24] = [
     "data",
     "playground",
     "score",
+    "train",
+    "recipes",
+    "plot",
     "show",
     "convert",
+    "assemble",
     "drift",
     "tokenize",
     "verify",

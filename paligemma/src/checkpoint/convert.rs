@@ -144,24 +144,7 @@ fn to_folder(
         (None, Some(keys)) => drop(keys.shift_remove("quantization_config")),
         (None, None) => {}
     }
-    let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
-    let mut files = Vec::new();
-    for name in names {
-        if let Some(bytes) = read_if_there(&input.folder().join(name))? {
-            files.push((name.to_string(), bytes));
-        }
-    }
-    if input.format() == Format::Npz {
-        // transformers loads no processor without it; the settings are those of the published folders.
-        let vision = &input.config().vision;
-        let processor = ProcessorSettings::published(vision.image_size).to_json(vision.num_tokens());
-        files.push(("preprocessor_config.json".into(), processor.to_string().into_bytes()));
-        let has = |name: &str| files.iter().any(|(n, _)| n == name);
-        if has("tokenizer.json") && !has("tokenizer_config.json") {
-            // Without it transformers does not know which pieces are BOS and EOS.
-            files.push(("tokenizer_config.json".into(), stand_in_tokenizer_config()));
-        }
-    }
+    let files = companions(input)?;
     let is_stopped = Cell::new(false);
     let mut done = 0;
     let mut wrote = |bytes| {
@@ -182,6 +165,29 @@ fn to_folder(
         dropped_rows: 0,
         files: files.into_iter().map(|(name, _)| out.join(name)).collect(),
     })
+}
+
+/// The files that go with the weights into a folder.
+pub(crate) fn companions(input: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
+    let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
+    let mut files = Vec::new();
+    for name in names {
+        if let Some(bytes) = read_if_there(&input.folder().join(name))? {
+            files.push((name.to_string(), bytes));
+        }
+    }
+    if input.format() == Format::Npz {
+        // transformers loads no processor without it; the settings are those of the published folders.
+        let vision = &input.config().vision;
+        let processor = ProcessorSettings::published(vision.image_size).to_json(vision.num_tokens());
+        files.push(("preprocessor_config.json".into(), processor.to_string().into_bytes()));
+        let has = |name: &str| files.iter().any(|(n, _)| n == name);
+        if has("tokenizer.json") && !has("tokenizer_config.json") {
+            // Without it transformers does not know which pieces are BOS and EOS.
+            files.push(("tokenizer_config.json".into(), stand_in_tokenizer_config()));
+        }
+    }
+    Ok(files)
 }
 
 /// A config.json with all its keys, true for the tensors that are written with it.

@@ -88,7 +88,7 @@ impl Scheme {
                 .map_or("absent".to_owned(), |v| v.to_string().chars().take(80).collect());
             Error::model(format!("quantization_config.{key} is {found}"))
                 .expected(expected)
-                .hint("quantised files of other programs are not supported; use the bfloat16 or float32 weights, and `convert --dtype int8`")
+                .hint("quantised files of other programs are not supported; convert the plain weights with --dtype int8")
         };
         let scheme = match quantization.get("quant_method").and_then(Value::as_str) {
             Some("paligemma_int8") => Scheme::Int8,
@@ -167,6 +167,22 @@ impl Form {
         match self {
             Form::Plain(dtype) => dtype.name(),
             Form::Quantised(scheme) => scheme.name(),
+        }
+    }
+
+    /// The type of what is not quantised.
+    pub(crate) fn plain(self) -> DType {
+        match self {
+            Form::Plain(dtype) => dtype,
+            Form::Quantised(Scheme::Int8 | Scheme::Int4) => DType::BF16,
+        }
+    }
+
+    /// The form of a tensor in a new checkpoint of this form.
+    pub(crate) fn of(self, named: &Named) -> Form {
+        match self {
+            Form::Plain(_) => self,
+            Form::Quantised(scheme) => scheme.form_of(named, self.plain()),
         }
     }
 

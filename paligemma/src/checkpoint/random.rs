@@ -1,8 +1,8 @@
 //! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
 
 use super::{
-    names,
-    quantised::{Form, Scheme},
+    names::{self, Named},
+    quantised::Form,
     write::write_folder,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     image::ProcessorSettings,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
-use paligemma_tensor::{DType, Tensor, bf16, f16};
+use paligemma_tensor::{DType, Tensor, Weight, bf16, f16};
 use rayon::prelude::*;
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
@@ -40,10 +40,7 @@ pub fn random_folder(
         ("tokenizer_config.json", &stand_in_tokenizer_config()),
         ("preprocessor_config.json", processor.as_bytes()),
     ];
-    let dtype = match form {
-        Form::Plain(dtype) => dtype,
-        Form::Quantised(Scheme::Int8 | Scheme::Int4) => DType::BF16,
-    };
+    let dtype = form.plain();
     let total = config.num_parameters() * dtype.size() as u64;
     let mut done = 0;
     write_folder(config, folder, form, &files, &mut |name, shape| {
@@ -56,21 +53,28 @@ pub fn random_folder(
     })
 }
 
-/// The weights that [`random_folder`] writes, each made when its canonical name asks for it.
+/// The weights that [`random_folder`] writes: their bytes, and each made when its canonical name asks for it.
 ///
 /// # Errors
 /// Those of the function given back: a name that the model of `config` does not have.
 pub fn random_weights(
     config: &Config,
-    dtype: DType,
+    form: Form,
     seed: u64,
-) -> impl FnMut(&str) -> Result<Tensor> + use<> {
-    let shapes: HashMap<String, Vec<usize>> =
-        names::tensors(config, false).into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
-    move |name| match shapes.get(name) {
-        Some(shape) => Ok(random_tensor(name, shape, dtype, seed)),
-        None => Err(Error::model(format!("the model has no tensor \"{name}\""))),
-    }
+) -> (u64, impl FnMut(&str) -> Result<Weight> + use<>) {
+    let tensors: HashMap<String, Named> =
+        names::tensors(config, false).into_iter().map(|named| (named.name.clone(), named)).collect();
+    let bytes = tensors.values().map(|named| form.of(named).num_bytes(&named.shape)).sum();
+    let weight = move |name: &str| {
+        let named =
+            tensors.get(name).ok_or_else(|| Error::model(format!("the model has no tensor \"{name}\"")))?;
+        let tensor = random_tensor(name, &named.shape, form.plain(), seed);
+        Ok(match form.of(named) {
+            Form::Plain(_) => tensor.into(),
+            Form::Quantised(scheme) => scheme.quantise(&tensor),
+        })
+    };
+    (bytes, weight)
 }
 
 /// Numbers around zero (around one for the scales of layer norms), so spread that activations keep their size

@@ -61,15 +61,15 @@ pub fn write_folder(
 ) -> Result<()> {
     config.check()?;
     let form = form.into();
-    let (plain, scheme) = match form {
-        Form::Plain(dtype) => (dtype, None),
-        Form::Quantised(scheme) => (DType::BF16, Some(scheme)),
+    let scheme = match form {
+        Form::Plain(_) => None,
+        Form::Quantised(scheme) => Some(scheme),
     };
     let targets: Vec<Target> = names::tensors(config, names::is_fused(config))
         .into_iter()
-        .map(|named| Target { form: scheme.map_or(form, |scheme| scheme.form_of(&named, plain)), named })
+        .map(|named| Target { form: form.of(&named), named })
         .collect();
-    let mut json = config.to_json(Some(plain));
+    let mut json = config.to_json(Some(form.plain()));
     if let Some(scheme) = scheme {
         json["quantization_config"] = scheme.to_json();
     }
@@ -150,22 +150,71 @@ fn shards(targets: Vec<Target>) -> Vec<Vec<Target>> {
 
 /// The header of a safetensors file, padded so that the data behind it is aligned.
 fn header(shard: &[Target], scheme: Option<Scheme>) -> Vec<u8> {
-    let mut all = Map::new();
     let mut metadata = json!({ "format": "pt" });
     if let Some(scheme) = scheme {
         metadata[quantised::METADATA] = json!(scheme.name());
     }
+    let parts: Vec<_> = shard.iter().flat_map(Target::parts).collect();
+    header_of(metadata, parts.iter().map(|(name, dtype, shape)| (name.as_str(), *dtype, &shape[..])))
+}
+
+/// The header of a safetensors file of these tensors, in this order, without its quantisation.
+pub(crate) fn safetensors_header<'a>(
+    tensors: impl Iterator<Item = (&'a str, DType, &'a [usize])>,
+) -> Vec<u8> {
+    header_of(json!({ "format": "pt" }), tensors)
+}
+
+fn header_of<'a>(metadata: Value, tensors: impl Iterator<Item = (&'a str, DType, &'a [usize])>) -> Vec<u8> {
+    let mut all = Map::new();
     all.insert("__metadata__".into(), metadata);
     let mut at = 0;
-    for (name, dtype, shape) in shard.iter().flat_map(Target::parts) {
+    for (name, dtype, shape) in tensors {
         let end = at + shape.iter().product::<usize>() * dtype.size();
         let info = json!({ "dtype": dtype.name().to_uppercase(), "shape": shape, "data_offsets": [at, end] });
-        all.insert(name, info);
+        all.insert(name.to_owned(), info);
         at = end;
     }
     let mut text = Value::Object(all).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
     [&(text.len() as u64).to_le_bytes()[..], &text].concat()
+}
+
+/// A safetensors file of a few tensors of one type.
+pub(crate) fn safetensors_bytes(tensors: &[(String, Tensor)]) -> Vec<u8> {
+    let mut bytes = safetensors_header(tensors.iter().map(|(name, x)| (name.as_str(), x.dtype(), x.shape())));
+    tensors.iter().for_each(|(_, x)| bytes.extend_from_slice(x.bytes()));
+    bytes
+}
+
+/// Writes a new folder of these files, whole or not at all.
+pub(crate) fn write_files(folder: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    check_is_free(folder)?;
+    check_space(folder, files.iter().map(|(_, bytes)| bytes.len() as u64).sum(), "the folder")?;
+    let temporary = unfinished(folder);
+    let io = |e| Error::io(&temporary, e);
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).map_err(io)?;
+    }
+    fs::create_dir_all(&temporary).map_err(io)?;
+    let written = files.iter().try_for_each(|(name, bytes)| {
+        let mut file = File::create_new(temporary.join(name))?;
+        file.write_all(bytes).and_then(|()| file.sync_all())
+    });
+    let written = written.map_err(io).and_then(|()| {
+        check_is_free(folder)?;
+        sync_parent(&temporary.join("any"));
+        fs::rename(&temporary, folder).map_err(|e| Error::io(folder, e))
+    });
+    match written {
+        Ok(()) => sync_parent(folder),
+        Err(error) => {
+            // The error that led here is the one to report.
+            let _ = fs::remove_dir_all(&temporary);
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Writes an npz as big_vision has it: `params/` keys, layers stacked, members stored. All targets of one

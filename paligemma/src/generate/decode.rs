@@ -240,13 +240,14 @@ impl<'a> Generator<'a> {
         let images = self.model.encode_images(&prompt.pixels, &mut pass)?;
         timings.image_encode += start.elapsed();
         let start = Instant::now();
-        let x = PaliGemma::join(&images, &self.model.embed_text(&prompt.ids, &mut pass)?);
+        let text = self.model.embed_text(&prompt.ids, &mut pass)?;
+        let x = PaliGemma::join(&images, &text, &mut pass);
         let len = x.shape()[0];
         let mut cache = self.model.new_cache();
         let mut turns = [Turn { len, prefix_len: len, cache: &mut cache }];
         let y = self.model.forward(&x, &mut turns, &mut pass)?;
         timings.prefill += start.elapsed();
-        Ok((cache, y.rows(len - 1, len)))
+        Ok((cache, y.tensor().rows(len - 1, len)))
     }
 
     /// One token of every turn → its logits `[turns, V]`.
@@ -255,7 +256,7 @@ impl<'a> Generator<'a> {
         // On one of the pool's threads: a hundred products a token are then handed over without waking a thread each time.
         rayon::scope(|_| {
             let x = self.model.embed_text(ids, &mut pass)?;
-            Ok(self.model.logits(&self.model.forward(&x, turns, &mut pass)?))
+            Ok(self.model.logits(self.model.forward(&x, turns, &mut pass)?.tensor()))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Pictures: decoding within limits, the two resizers, pixel values; masks.
 
+mod chart;
 pub mod decode;
 mod draw;
 mod encode;
@@ -12,6 +13,7 @@ mod rle;
 mod sheet;
 mod tensorflow;
 
+pub use chart::{Curve, Panel, chart_png, chart_svg};
 pub use decode::{Grey16, Picture, decode, decode_as, decode_file, decode_file_as};
 pub use draw::{Shape, colour, draw};
 pub use encode::{png_of_mask, png_of_picture};

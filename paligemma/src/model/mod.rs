@@ -2,16 +2,20 @@
 
 mod cache;
 mod gemma;
+mod learning;
 mod linear;
 mod paligemma;
 mod pass;
 mod siglip;
 mod vqvae;
+mod vqvae_learning;
 
 pub use cache::KvCache;
-pub use gemma::{Gemma, Turn};
-pub use linear::{Linear, Weights};
-pub use paligemma::{PaliGemma, mean_loss};
-pub use pass::Pass;
+pub use gemma::{Gemma, Sequence, Turn};
+pub use learning::{BatchSize, Lesson, Loss, LossOptions, Mean, dropout_key};
+pub use linear::{Linear, Lora, Weights};
+pub use paligemma::{PaliGemma, Part, mean_loss};
+pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
 pub use vqvae::VqVae;
+pub use vqvae_learning::{CodebookAverage, VqVaeLoss, VqVaeOptions};

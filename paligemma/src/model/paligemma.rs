@@ -9,9 +9,18 @@
 //!
 //! Legend: B images, T tokens, D Gemma's width, V vocabulary.
 
-use super::{Gemma, KvCache, Linear, Pass, Siglip, Turn, Weights};
+use super::{Gemma, KvCache, Linear, Pass, Sequence, Siglip, Turn, Weights};
 use crate::{Error, Result, config::Config};
-use paligemma_tensor::{DType, Tensor, concat_rows, log_sum_exp};
+use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value};
+
+/// The next rows of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// So many soft tokens.
+    Image(usize),
+    /// So many tokens of text.
+    Text(usize),
+}
 
 /// A loaded model.
 #[derive(Debug, Clone)]
@@ -58,7 +67,22 @@ impl PaliGemma {
 
     /// Every tensor.
     pub fn weights(&self) -> impl Iterator<Item = &Tensor> {
-        self.siglip.weights().chain(self.projector.weights()).chain(self.gemma.weights())
+        self.parameters().flat_map(|parameter| parameter.weight().parts())
+    }
+
+    /// Every weight, adapters among them.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.siglip.parameters().chain(self.projector.parameters()).chain(self.gemma.parameters())
+    }
+
+    /// The weight whose gradient is wanted as `id`, to be changed.
+    pub fn wanted_mut(&mut self, id: usize) -> Option<&mut Tensor> {
+        let PaliGemma { siglip, projector, gemma, .. } = self;
+        siglip
+            .wanted_mut(id)
+            .or_else(|| projector.parameters_mut().find(|parameter| parameter.id() == Some(id)))
+            .or_else(|| gemma.wanted_mut(id))
+            .and_then(Parameter::wanted_mut)
     }
 
     /// The decoder.
@@ -70,40 +94,64 @@ impl PaliGemma {
     ///
     /// # Errors
     /// Images of another side than the model's; cancellation.
-    pub fn encode_images(&self, images_bchw: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let side = self.config.vision.image_size;
-        match images_bchw.shape() {
-            [_, 3, height, width] if *height == side && *width == side => {}
-            other => {
-                return Err(Error::input(format!("pixel values have shape {other:?}"))
-                    .expected(format!("[images, 3, {side}, {side}]")));
-            }
-        }
+    pub fn encode_images(&self, images_bchw: &Tensor, pass: &mut Pass<'_>) -> Result<Value> {
+        self.check_images(images_bchw)?;
         let x = self.siglip.forward(images_bchw, pass)?;
-        let x = self.projector.forward(&x);
+        let x = self.projector.forward(&x, pass);
         pass.put(format_args!("img/zimg"), &x); // zimg, out_img = self._img_model(image); out["img/zimg"]
         Ok(x)
+    }
+
+    /// An error where pixel values are not what the model takes.
+    pub(super) fn check_images(&self, images_bchw: &Tensor) -> Result<()> {
+        let side = self.config.vision.image_size;
+        match images_bchw.shape() {
+            [_, 3, height, width] if *height == side && *width == side => Ok(()),
+            other => Err(Error::input(format!("pixel values have shape {other:?}"))
+                .expected(format!("[images, 3, {side}, {side}]"))),
+        }
     }
 
     /// Token ids → `[ids, D]`, scaled by √D.
     ///
     /// # Errors
     /// An id beyond the table.
-    pub fn embed_text(&self, ids: &[u32], pass: &mut Pass<'_>) -> Result<Tensor> {
+    pub fn embed_text(&self, ids: &[u32], pass: &mut Pass<'_>) -> Result<Value> {
         let rows = self.config.text.vocab_size;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
             return Err(Error::input(format!("token id {id} is beyond the embedding table"))
                 .expected(format!("ids below {rows}"))
                 .hint("the tokenizer belongs to another model"));
         }
-        let x = self.gemma.embed(ids);
+        let x = self.gemma.embed(ids, pass);
         pass.put(format_args!("llm/ztxt"), &x); // ztxt = out["llm/ztxt"]
         Ok(x)
     }
 
     /// The soft tokens of a sequence's images, then its text: x = jnp.concatenate([zimg, ztxt], axis=1).
-    pub fn join(image_tokens_td: &Tensor, text_td: &Tensor) -> Tensor {
-        concat_rows(&[image_tokens_td, text_td])
+    pub fn join(image_tokens_td: &Value, text_td: &Value, pass: &mut Pass<'_>) -> Value {
+        let rows = |x: &Value| x.tensor().shape()[0];
+        let parts = [Part::Image(rows(image_tokens_td)), Part::Text(rows(text_td))];
+        PaliGemma::join_parts(image_tokens_td, text_td, &parts, pass)
+    }
+
+    /// Rows of soft tokens and of text in the order that `parts` say; each part takes the next rows of its kind.
+    pub fn join_parts(images_td: &Value, text_td: &Value, parts: &[Part], pass: &mut Pass<'_>) -> Value {
+        let (mut image, mut text) = (0, 0);
+        let rows: Vec<_> = parts
+            .iter()
+            .map(|part| match *part {
+                Part::Image(rows) => {
+                    image += rows;
+                    (images_td, image - rows..image)
+                }
+                Part::Text(rows) => {
+                    text += rows;
+                    (text_td, text - rows..text)
+                }
+            })
+            .collect();
+        pass.tape.concat_rows(&rows)
     }
 
     /// A cache for a new sequence.
@@ -115,8 +163,27 @@ impl PaliGemma {
     ///
     /// # Errors
     /// Only cancellation.
-    pub fn forward(&self, x_td: &Tensor, turns: &mut [Turn<'_>], pass: &mut Pass<'_>) -> Result<Tensor> {
+    pub fn forward(&self, x_td: &Value, turns: &mut [Turn<'_>], pass: &mut Pass<'_>) -> Result<Value> {
         self.gemma.forward(x_td, turns, self.sliding_window, pass)
+    }
+
+    /// The same for whole sequences, without caches; what a recorded pass goes through.
+    ///
+    /// # Errors
+    /// Only cancellation.
+    pub fn forward_whole(&self, x_td: &Value, sequences: &[Sequence], pass: &mut Pass<'_>) -> Result<Value> {
+        self.gemma.forward_whole(x_td, sequences, self.sliding_window, pass)
+    }
+
+    /// The loss of predicting `targets` from rows of `pre_logits`, as a value and as f64.
+    pub fn loss(
+        &self,
+        pre_logits_td: &Value,
+        targets: &[Target],
+        rule: &LossRule,
+        pass: &mut Pass<'_>,
+    ) -> (Value, f64) {
+        self.gemma.loss(pre_logits_td, targets, rule, pass)
     }
 
     /// `pre_logits` `[T, D]` → `[T, V]` with the final soft cap, as transformers returns them.
@@ -137,19 +204,12 @@ impl PaliGemma {
     }
 }
 
-/// Mean cross-entropy of `targets`, given as (row of `pre_logits`, id); 0 without targets.
+/// Mean cross-entropy of `targets`, given as (row of `pre_logits`, id), with the final soft cap; 0 without targets.
 ///
 /// The head is applied to a few rows at a time: logits of a whole sequence are never held.
 pub fn mean_loss(model: &PaliGemma, pre_logits_td: &Tensor, targets: &[(usize, u32)]) -> f64 {
-    const ROWS: usize = 32;
-    let mut sum = 0.0;
-    for chunk in targets.chunks(ROWS) {
-        let rows: Vec<Tensor> = chunk.iter().map(|&(row, _)| pre_logits_td.rows(row, row + 1)).collect();
-        let logits = model.logits(&concat_rows(&rows.iter().collect::<Vec<_>>()));
-        let v = logits.shape()[1];
-        for (row, &(_, id)) in logits.as_f32().chunks(v).zip(chunk) {
-            sum += log_sum_exp(row) - f64::from(row[id as usize]);
-        }
-    }
+    let ones: Vec<Target> = targets.iter().map(|&(row, id)| Target { row, id, weight: 1.0 }).collect();
+    let rule = LossRule { softcap: model.config.text.final_logit_softcapping, ..LossRule::default() };
+    let (_, sum) = model.loss(&pre_logits_td.clone().into(), &ones, &rule, &mut Pass::plain());
     sum / targets.len().max(1) as f64
 }

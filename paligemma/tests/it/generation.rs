@@ -112,10 +112,12 @@ fn beams_by_the_reference_rule_are_big_visions() {
 fn states(model: &PaliGemma, pixels: &Tensor, ids: &[u32], prefix_len: usize) -> Tensor {
     let mut pass = Pass::plain();
     let images = model.encode_images(pixels, &mut pass).unwrap();
-    let x = PaliGemma::join(&images, &model.embed_text(ids, &mut pass).unwrap());
+    let text = model.embed_text(ids, &mut pass).unwrap();
+    let x = PaliGemma::join(&images, &text, &mut pass);
     let mut cache = model.new_cache();
     let prefix_len = images.shape()[0] + prefix_len;
-    model.forward(&x, &mut [Turn { len: x.shape()[0], prefix_len, cache: &mut cache }], &mut pass).unwrap()
+    let mut turns = [Turn { len: x.shape()[0], prefix_len, cache: &mut cache }];
+    model.forward(&x, &mut turns, &mut pass).unwrap().into_tensor()
 }
 
 fn distance(a: &Tensor, b: &Tensor) -> f32 {
@@ -177,14 +179,15 @@ fn cached_decoding_equals_full_recomputation() {
         for split in prefix_len..59 {
             let mut pass = Pass::plain();
             let images = model.encode_images(&pixels, &mut pass).unwrap();
-            let x = PaliGemma::join(&images, &model.embed_text(&ids[..split], &mut pass).unwrap());
+            let text = model.embed_text(&ids[..split], &mut pass).unwrap();
+            let x = PaliGemma::join(&images, &text, &mut pass);
             let mut cache = model.new_cache();
             let prefix_len = tokens + prefix_len;
             let mut turns = [Turn { len: tokens + split, prefix_len, cache: &mut cache }];
             model.forward(&x, &mut turns, &mut pass).unwrap();
             let x = model.embed_text(&ids[split..split + 1], &mut pass).unwrap();
             let mut turns = [Turn { len: 1, prefix_len, cache: &mut cache }];
-            let step = model.logits(&model.forward(&x, &mut turns, &mut pass).unwrap());
+            let step = model.logits(model.forward(&x, &mut turns, &mut pass).unwrap().tensor());
             let want = all.rows(tokens + split, tokens + split + 1);
             let scale = want.as_f32().iter().fold(0f32, |m, x| m.max(x.abs()));
             assert!(
@@ -208,13 +211,14 @@ fn a_token_at_a_time_over_one_cache_is_full_recomputation() {
         let tokens = model.config().vision.num_tokens();
         let mut pass = Pass::plain();
         let images = model.encode_images(&pixels, &mut pass).unwrap();
-        let mut x = PaliGemma::join(&images, &model.embed_text(&ids[..prefix_len], &mut pass).unwrap());
+        let text = model.embed_text(&ids[..prefix_len], &mut pass).unwrap();
+        let mut x = PaliGemma::join(&images, &text, &mut pass);
         let mut cache = model.new_cache();
         for next in prefix_len..=ids.len() {
             let mut turns = [Turn { len: x.shape()[0], prefix_len: tokens + prefix_len, cache: &mut cache }];
             let y = model.forward(&x, &mut turns, &mut pass).unwrap();
             let last = y.shape()[0] - 1;
-            let step = model.logits(&y.rows(last, last + 1));
+            let step = model.logits(&y.tensor().rows(last, last + 1));
             let want = all.rows(tokens + next - 1, tokens + next);
             let scale = want.as_f32().iter().fold(0f32, |m, x| m.max(x.abs()));
             assert!(distance(&step, &want) <= 1e-5 * scale, "{name} at {next}: {}", distance(&step, &want));
@@ -252,7 +256,11 @@ fn only_distances_between_positions_matter() {
                 .unwrap();
         }
         let first = model
-            .forward(&x.rows(0, 2), &mut [Turn { len: 2, prefix_len: 0, cache: &mut cache }], &mut pass)
+            .forward(
+                &x.tensor().rows(0, 2).into(),
+                &mut [Turn { len: 2, prefix_len: 0, cache: &mut cache }],
+                &mut pass,
+            )
             .unwrap();
         for _ in 0..gap {
             model
@@ -260,9 +268,13 @@ fn only_distances_between_positions_matter() {
                 .unwrap();
         }
         let second = model
-            .forward(&x.rows(2, 4), &mut [Turn { len: 2, prefix_len: 0, cache: &mut cache }], &mut pass)
+            .forward(
+                &x.tensor().rows(2, 4).into(),
+                &mut [Turn { len: 2, prefix_len: 0, cache: &mut cache }],
+                &mut pass,
+            )
             .unwrap();
-        concat_rows(&[&first, &second]).rows(3, 4)
+        concat_rows(&[first.tensor(), second.tensor()]).rows(3, 4)
     };
     // The last row sees itself and the one before: two layers deep that is three tokens.
     assert!(distance(&read(3, 0), &read(9, 0)) < 1e-4, "shifted alike");
@@ -276,7 +288,8 @@ fn text_is_scaled_and_images_are_not() {
     let mut pass = Pass::tapped();
     let images = model.encode_images(&images("gen_images_28.safetensors").rows(0, 1), &mut pass).unwrap();
     let text = model.embed_text(&[7], &mut pass).unwrap();
-    let x = PaliGemma::join(&images, &text);
+    let x = PaliGemma::join(&images, &text, &mut pass).into_tensor();
+    let (images, text) = (images.into_tensor(), text.into_tensor());
     assert_eq!(&x.as_f32()[..images.len()], images.as_f32());
     let checkpoint = paligemma::checkpoint::Checkpoint::open(&path("pg1_mqa")).unwrap();
     let table = checkpoint.tensor("language_model.embed_tokens.weight").unwrap();

@@ -12,6 +12,7 @@ mod hostile_data;
 mod hostile_images;
 mod hub;
 mod image;
+mod learning;
 mod masks;
 mod quantised;
 mod tidy;

@@ -72,32 +72,29 @@ fn matrices_are_quantised_and_the_rest_is_as_it_was() {
                 assert_eq!(quantised.shape(&name), first.shape(&name), "{name}");
                 assert_eq!(quantised.tensor(&name).is_err(), is_matrix, "{name}");
             }
-            let sum: usize =
-                first.names().iter().map(|name| quantised.weight(name).unwrap().num_bytes()).sum();
-            assert_eq!(quantised.num_bytes(), sum as u64);
-            let most = if scheme == Scheme::Int8 { 0.6 } else { 0.5 };
-            assert!((sum as f64) < most * first.num_bytes() as f64, "{scheme}: {sum}");
-            let length = fs::metadata(folder.join("model.safetensors")).unwrap().len();
-            assert!(length - (sum as u64) < 20_000, "the file has nothing else but its header");
+            let bytes_of = |name: &String| match (first.shape(name).unwrap(), quantised.form(name).unwrap()) {
+                (&[n, k], Form::Quantised(Scheme::Int8)) => n * k + 4 * n,
+                (&[n, k], Form::Quantised(Scheme::Int4)) => n * k / 2 + n * k / 16,
+                (shape, _) => 2 * shape.iter().product::<usize>(),
+            };
+            let sum = first.names().iter().map(bytes_of).sum::<usize>() as u64;
+            assert!(quantised.num_bytes() == sum && sum < first.num_bytes() * 2 / 3, "{scheme}: {sum}");
+            let file = fs::read(folder.join("model.safetensors")).unwrap();
+            let header = u64::from_le_bytes(file[..8].try_into().unwrap());
+            assert_eq!(file.len() as u64, 8 + header + sum, "the file has nothing else");
             let quantization = &json_of(&folder)["quantization_config"];
             assert_eq!(quantization["quant_method"], json!(format!("paligemma_{scheme}")));
 
             // The same again is the same to the byte, and a random model of this form is that of bf16 converted.
-            for (name, made) in [
-                ("again", convert_to(&folder, &at.path().join(format!("again-{scheme}")), None)),
-                (
-                    "asked",
-                    convert_to(&folder, &at.path().join(format!("asked-{scheme}")), Some(scheme.into())),
-                ),
-                ("random", {
-                    random(config, scheme, &at.path().join(format!("random-{scheme}")));
-                    Ok(())
-                }),
-            ] {
-                made.unwrap();
+            let [again, asked, made] =
+                ["again", "asked", "made"].map(|name| at.path().join(format!("{name}-{scheme}")));
+            convert_to(&folder, &again, None).unwrap();
+            convert_to(&folder, &asked, Some(scheme.into())).unwrap();
+            random(config, scheme, &made);
+            for other in [again, asked, made] {
                 for file in ["model.safetensors", "config.json"] {
                     let of = |folder: &Path| fs::read(folder.join(file)).unwrap();
-                    assert!(of(&folder) == of(&at.path().join(format!("{name}-{scheme}"))), "{name} {file}");
+                    assert!(of(&folder) == of(&other), "{} {file}", other.display());
                 }
             }
         }
@@ -188,9 +185,10 @@ fn ragged_inputs_are_int8() {
 
 /// A tensor of a file: name, type, shape, bytes.
 type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
+type Change = dyn Fn(&mut Vec<Stored>, &mut HashMap<String, String>);
 
 /// Writes the weights of `folder` anew with `change` made to their tensors and metadata.
-fn rewrite(folder: &Path, change: impl Fn(&mut Vec<Stored>, &mut HashMap<String, String>)) {
+fn rewrite(folder: &Path, change: &Change) {
     let path = folder.join("model.safetensors");
     let file = fs::read(&path).unwrap();
     let (_, header) = SafeTensors::read_metadata(&file).unwrap();
@@ -217,14 +215,13 @@ fn a_broken_one_is_refused_by_name() {
     fn of<'a>(all: &'a mut [Stored], name: &str) -> &'a mut Stored {
         all.iter_mut().find(|t| t.0 == name).unwrap()
     }
-    type Change = fn(&mut Vec<Stored>, &mut HashMap<String, String>);
-    let cases: [(Scheme, Change, &[&str]); 13] = [
-        (Scheme::Int8, |all, _| all.retain(|t| t.0 != UP_SCALE), &[UP, "no scale", UP_SCALE]),
-        (Scheme::Int4, |all, _| all.retain(|t| t.0 != UP_SCALE), &[UP, "no scale", UP_SCALE]),
-        (Scheme::Int8, |all, _| all.retain(|t| t.0 != UP), &["no tensor", "mlp.up_proj.weight"]),
+    let cases: [(Scheme, &Change, &[&str]); 13] = [
+        (Scheme::Int8, &|all, _| all.retain(|t| t.0 != UP_SCALE), &[UP, "no scale", UP_SCALE]),
+        (Scheme::Int4, &|all, _| all.retain(|t| t.0 != UP_SCALE), &[UP, "no scale", UP_SCALE]),
+        (Scheme::Int8, &|all, _| all.retain(|t| t.0 != UP), &["no tensor", "mlp.up_proj.weight"]),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 let scale = of(all, UP_SCALE);
                 scale.2 = vec![scale.2[0], 1];
             },
@@ -232,7 +229,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int4,
-            |all, _| {
+            &|all, _| {
                 let scale = of(all, UP_SCALE);
                 (scale.1, scale.2[1]) = (Dtype::U8, scale.2[1] * 2);
             },
@@ -240,7 +237,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 let values = of(all, UP);
                 values.2.pop();
             },
@@ -248,7 +245,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int4,
-            |all, _| {
+            &|all, _| {
                 let values = of(all, UP);
                 values.2.reverse();
             },
@@ -256,7 +253,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 let values = of(all, UP);
                 values.1 = Dtype::I8;
             },
@@ -264,7 +261,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 let scale = of(all, UP_SCALE).clone();
                 all.push((format!("{NORM}_scale"), scale.1, scale.2, scale.3));
             },
@@ -272,7 +269,7 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 let positions = of(all, POSITIONS);
                 (positions.1, positions.2[1]) = (Dtype::U8, positions.2[1] * 2);
             },
@@ -280,17 +277,17 @@ fn a_broken_one_is_refused_by_name() {
         ),
         (
             Scheme::Int8,
-            |_, metadata| drop(metadata.remove("paligemma_quantisation")),
+            &|_, metadata| drop(metadata.remove("paligemma_quantisation")),
             &["is none", "\"int8\""],
         ),
         (
             Scheme::Int8,
-            |_, metadata| drop(metadata.insert("paligemma_quantisation".into(), "int2".into())),
+            &|_, metadata| drop(metadata.insert("paligemma_quantisation".into(), "int2".into())),
             &["is \"int2\"", "\"int8\""],
         ),
         (
             Scheme::Int8,
-            |all, _| {
+            &|all, _| {
                 all.retain(|t| !t.0.ends_with("_scale"));
                 for t in all.iter_mut().filter(|t| t.1 == Dtype::U8) {
                     t.2.pop();
@@ -304,7 +301,7 @@ fn a_broken_one_is_refused_by_name() {
     for (i, (scheme, change, says)) in cases.into_iter().enumerate() {
         let at = tempfile::tempdir().unwrap();
         let folder = random("tiny", scheme, &at.path().join("m"));
-        rewrite(&folder, |_, _| {});
+        rewrite(&folder, &|_, _| {});
         open(&folder);
         rewrite(&folder, change);
         let e = Checkpoint::open(&folder).unwrap_err();
@@ -312,6 +309,26 @@ fn a_broken_one_is_refused_by_name() {
         assert_eq!(e.kind(), Kind::Model, "{i}: {text}");
         assert!(says.iter().all(|say| text.contains(say)), "{i}: {text}");
     }
+}
+
+/// A stranger's file may mix forms where the model multiplies two matrices at once.
+#[test]
+fn gate_and_up_have_one_form() {
+    let at = tempfile::tempdir().unwrap();
+    let folder = random("tiny", Scheme::Int4, &at.path().join("m"));
+    rewrite(&folder, &|all, _| {
+        all.retain(|t| !t.0.ends_with("layers.1.mlp.up_proj.weight_scale"));
+        let up = all.iter_mut().find(|t| t.0.ends_with("layers.1.mlp.up_proj.weight")).unwrap();
+        up.2[1] *= 2;
+        (up.1, up.3) = (Dtype::BF16, vec![0; 2 * up.2[0] * up.2[1]]);
+    });
+    let checkpoint = open(&folder);
+    let e = load_model(&checkpoint, None, 16, 16, 1).unwrap_err().to_string();
+    assert!(
+        e.contains("gate_proj") && e.contains("is int4 and") && e.contains("up_proj.weight\" is bf16"),
+        "{e}"
+    );
+    assert!(load_model(&checkpoint, Some(DType::BF16), 16, 16, 1).is_ok());
 }
 
 #[test]

@@ -14,9 +14,9 @@ use crate::{
     isa::multiversion,
     lane::Lane,
     narrow::{Element, narrow, quantise, round_to_bf16},
+    nibbles::INT4_GROUP,
     parallel::{Shared, for_each_task},
     product::Units,
-    weight::INT4_GROUP,
 };
 
 /// Bytes of W in a task: enough to hide the hand-over, few enough to share out evenly.
@@ -330,7 +330,7 @@ unsafe fn dot_tile<L: Lane, E: Element, const C: usize, const R: usize>(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Bytes, CHUNK, LANES, TILE};
-    use crate::{bf16, weight::INT4_GROUP};
+    use crate::{bf16, nibbles::INT4_GROUP};
     use std::{arch::x86_64::*, mem::MaybeUninit};
 
     /// Bytes that a stream is fetched ahead.

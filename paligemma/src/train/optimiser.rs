@@ -1,0 +1,451 @@
+//! Optimisers: from a gradient to a parameter's next value, in place.
+//!
+//! All compose as big_vision does (big_vision/optax.py, `make`): the parameter loses `schedule · (lr · direction + decay ·
+//! parameter)`, so weight decay is not multiplied by the learning rate; but AdamW's is, as torch and optax have it.
+//! Arithmetic is f32. What is kept is f32; with `state = bf16` the first moment (or momentum) is bf16, as optax's
+//! `mu_dtype` has it. The second moment stays f32: bf16 would not notice the thousandth that a step changes it by.
+
+use paligemma_tensor::{DType, bf16};
+use rayon::prelude::*;
+
+/// Elements that are taken at a time: results do not depend on the number of threads.
+const CHUNK: usize = 1 << 14;
+/// Below this side a matrix's second moment is kept whole (big_vision's `min_dim_size_to_factor`).
+const MIN_FACTORED: usize = 32;
+
+/// The rule.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Optimiser {
+    /// optax's `scale_by_adam`.
+    Adam {
+        /// The decay of the first moment.
+        b1: f32,
+        /// The decay of the second moment.
+        b2: f32,
+        /// Added to its root.
+        eps: f32,
+    },
+    /// The same with weight decay multiplied by the learning rate: `torch.optim.AdamW`.
+    AdamW {
+        /// The decay of the first moment.
+        b1: f32,
+        /// The decay of the second moment.
+        b2: f32,
+        /// Added to its root.
+        eps: f32,
+    },
+    /// big_vision's `scale_by_adafactor`. A matrix is factored as it stands here, with its heads merged.
+    Adafactor {
+        /// The decay of the update's mean; 0 keeps none.
+        momentum: f32,
+        /// The second moment's decay in step t (from 1) is 1 - t^-decay_rate, …
+        decay_rate: f32,
+        /// … but at most this.
+        b2: f32,
+        /// Added to the squares.
+        eps: f32,
+    },
+    /// optax's `trace`, torch's `SGD`; 0 keeps nothing.
+    Sgd {
+        /// The decay of the sum of gradients.
+        momentum: f32,
+    },
+}
+
+/// Numbers that are kept from step to step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    /// Four bytes each.
+    F32(Vec<f32>),
+    /// Two bytes each.
+    Bf16(Vec<bf16>),
+}
+
+impl Kept {
+    fn zeros(len: usize, dtype: DType) -> Kept {
+        match dtype {
+            DType::BF16 => Kept::Bf16(vec![bf16::ZERO; len]),
+            _ => Kept::F32(vec![0.0; len]),
+        }
+    }
+
+    /// As they stand in memory and in files.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Kept::F32(x) => bytemuck::cast_slice(x),
+            Kept::Bf16(x) => bytemuck::cast_slice(x),
+        }
+    }
+
+    /// The same, to be read into.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Kept::F32(x) => bytemuck::cast_slice_mut(x),
+            Kept::Bf16(x) => bytemuck::cast_slice_mut(x),
+        }
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Kept::F32(_) => DType::F32,
+            Kept::Bf16(_) => DType::BF16,
+        }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Kept::F32(x) => x.len(),
+            Kept::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Numbers that change in place.
+#[derive(Debug)]
+pub enum Numbers<'a> {
+    /// Four bytes each.
+    F32(&'a mut [f32]),
+    /// Rounded to nearest after each change.
+    Bf16(&'a mut [bf16]),
+}
+
+impl<'a> Numbers<'a> {
+    /// Parts of [`CHUNK`] elements.
+    fn chunks(self) -> Vec<Numbers<'a>> {
+        match self {
+            Numbers::F32(x) => x.chunks_mut(CHUNK).map(Numbers::F32).collect(),
+            Numbers::Bf16(x) => x.chunks_mut(CHUNK).map(Numbers::Bf16).collect(),
+        }
+    }
+
+    /// Changes them as f32.
+    fn change(self, f: impl FnOnce(&mut [f32])) {
+        match self {
+            Numbers::F32(x) => f(x),
+            Numbers::Bf16(x) => {
+                let mut wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+                f(&mut wide);
+                x.iter_mut().zip(wide).for_each(|(x, wide)| *x = bf16::from_f32(wide));
+            }
+        }
+    }
+}
+
+/// What an optimiser keeps of one parameter, by name.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct State {
+    /// `first`, `second`, or `rows` and `columns` in place of `second`.
+    pub kept: Vec<(&'static str, Kept)>,
+}
+
+/// How far a step goes for one parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// The step, the first being 0.
+    pub step: u64,
+    /// The learning rate, with the group's factor.
+    pub lr: f32,
+    /// The schedule's factor.
+    pub schedule: f32,
+    /// Weight decay; 0 where the parameter has none.
+    pub decay: f32,
+}
+
+impl Optimiser {
+    /// What it keeps of a parameter of `shape` before the first step; momenta as `dtype`, f32 or bf16.
+    pub fn new_state(&self, shape: &[usize], dtype: DType) -> State {
+        let kept = self.sizes(shape).into_iter().map(|(name, len)| {
+            let dtype = if name == "first" { dtype } else { DType::F32 };
+            (name, Kept::zeros(len, dtype))
+        });
+        State { kept: kept.collect() }
+    }
+
+    /// Bytes that it keeps of such a parameter.
+    pub fn num_bytes(&self, shape: &[usize], dtype: DType) -> u64 {
+        let bytes =
+            |(name, len): (&str, usize)| len as u64 * if name == "first" { dtype.size() as u64 } else { 4 };
+        self.sizes(shape).into_iter().map(bytes).sum()
+    }
+
+    fn sizes(&self, shape: &[usize]) -> Vec<(&'static str, usize)> {
+        let len = shape.iter().product();
+        match *self {
+            Optimiser::Adam { .. } | Optimiser::AdamW { .. } => vec![("first", len), ("second", len)],
+            Optimiser::Sgd { momentum } => {
+                if momentum > 0.0 {
+                    vec![("first", len)]
+                } else {
+                    Vec::new()
+                }
+            }
+            Optimiser::Adafactor { momentum, .. } => {
+                let mut sizes = if momentum > 0.0 { vec![("first", len)] } else { Vec::new() };
+                match factored(shape) {
+                    Some((rows, columns)) => sizes.extend([("rows", rows), ("columns", columns)]),
+                    None => sizes.push(("second", len)),
+                }
+                sizes
+            }
+        }
+    }
+
+    /// One step of a parameter `w` of `shape` with its gradient.
+    pub fn update(&self, state: &mut State, w: Numbers<'_>, shape: &[usize], gradient: &[f32], rate: &Rate) {
+        let Rate { lr, schedule, decay, .. } = *rate;
+        let count = rate.step as i32 + 1;
+        let (mut first, mut second, mut sides) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, kept) in &mut state.kept {
+            match (*name, kept) {
+                ("first", Kept::F32(x)) => first = Numbers::F32(x).chunks(),
+                ("first", Kept::Bf16(x)) => first = Numbers::Bf16(x).chunks(),
+                ("second", Kept::F32(x)) => second = x.chunks_mut(CHUNK).collect(),
+                (_, Kept::F32(x)) => sides.push(x),
+                (name, Kept::Bf16(_)) => unreachable!("{name} is kept as f32"),
+            }
+        }
+        let step = |w: &mut f32, direction: f32| *w -= schedule * (lr * direction + decay * *w);
+        match *self {
+            Optimiser::Adam { b1, b2, eps } | Optimiser::AdamW { b1, b2, eps } => {
+                let corrected = |b: f32| (1.0 - f64::from(b).powi(count)) as f32;
+                let (c1, c2) = (corrected(b1), corrected(b2));
+                let is_torch = matches!(self, Optimiser::AdamW { .. });
+                each(w, first, second, gradient, |w, m, v, g, _| {
+                    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+                        *m = b1 * *m + (1.0 - b1) * g;
+                        *v = b2 * *v + (1.0 - b2) * g * g;
+                        let direction = (*m / c1) / ((*v / c2).sqrt() + eps);
+                        match is_torch {
+                            true => *w -= schedule * lr * (direction + decay * *w),
+                            false => step(w, direction),
+                        }
+                    }
+                });
+            }
+            Optimiser::Sgd { momentum } if momentum > 0.0 => {
+                each(w, first, second, gradient, |w, m, _, g, _| {
+                    for ((w, m), &g) in w.iter_mut().zip(m).zip(g) {
+                        *m = momentum * *m + g;
+                        step(w, *m);
+                    }
+                });
+            }
+            Optimiser::Sgd { .. } => {
+                each(w, first, second, gradient, |w, _, _, g, _| {
+                    w.iter_mut().zip(g).for_each(|(w, &g)| step(w, g));
+                });
+            }
+            Optimiser::Adafactor { momentum, decay_rate, b2, eps } => {
+                let b = b2.min(1.0 - (count as f32).powf(-decay_rate));
+                let moved = |w: &mut f32, m: Option<&mut f32>, direction: f32| match m {
+                    Some(m) => {
+                        *m = momentum * *m + (1.0 - momentum) * direction;
+                        step(w, *m);
+                    }
+                    None => step(w, direction),
+                };
+                let Some((num_rows, num_columns)) = factored(shape) else {
+                    each(w, first, second, gradient, |w, m, v, g, _| {
+                        let mut m = m.iter_mut();
+                        for ((w, v), &g) in w.iter_mut().zip(v).zip(g) {
+                            *v = b * *v + (1.0 - b) * (g * g + eps);
+                            moved(w, m.next(), g / v.sqrt());
+                        }
+                    });
+                    return;
+                };
+                let [rows, columns] = &mut sides[..] else { unreachable!("a factored state has both sides") };
+                let squares = |row: &[f32]| row.iter().map(|g| g * g + eps).sum::<f32>();
+                rows.par_iter_mut().zip(gradient.par_chunks(num_columns)).for_each(|(row, g)| {
+                    *row = b * *row + (1.0 - b) * squares(g) / num_columns as f32;
+                });
+                columns.par_chunks_mut(64).enumerate().for_each(|(block, columns)| {
+                    let mut sums = [0.0; 64];
+                    for row in gradient.chunks(num_columns) {
+                        let g = &row[block * 64..block * 64 + columns.len()];
+                        sums.iter_mut().zip(g).for_each(|(sum, g)| *sum += g * g + eps);
+                    }
+                    for (column, sum) in columns.iter_mut().zip(sums) {
+                        *column = b * *column + (1.0 - b) * sum / num_rows as f32;
+                    }
+                });
+                let mean = rows.iter().map(|&x| f64::from(x)).sum::<f64>() / num_rows as f64;
+                let row_factors: Vec<f32> = rows.iter().map(|&x| (x / mean as f32).powf(-0.5)).collect();
+                let column_factors: Vec<f32> = columns.iter().map(|&x| x.powf(-0.5)).collect();
+                each(w, first, second, gradient, |w, m, _, g, from| {
+                    let (mut row, mut column) = (from / num_columns, from % num_columns);
+                    let mut m = m.iter_mut();
+                    for (w, &g) in w.iter_mut().zip(g) {
+                        moved(w, m.next(), g * row_factors[row] * column_factors[column]);
+                        column += 1;
+                        if column == num_columns {
+                            (row, column) = (row + 1, 0);
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// The sides of a matrix whose second moment is kept as rows and columns: the first dimension, and all others.
+fn factored(shape: &[usize]) -> Option<(usize, usize)> {
+    let (&rows, others) = shape.split_first()?;
+    let columns = others.iter().product();
+    (!others.is_empty() && rows.min(columns) >= MIN_FACTORED).then_some((rows, columns))
+}
+
+/// Calls `f` with each part of all: parameter, first and second moment (empty where not kept), gradient, and where the
+/// part begins.
+fn each(
+    w: Numbers<'_>,
+    first: Vec<Numbers<'_>>,
+    second: Vec<&mut [f32]>,
+    gradient: &[f32],
+    f: impl Fn(&mut [f32], &mut [f32], &mut [f32], &[f32], usize) + Sync,
+) {
+    let w = w.chunks();
+    let mut first: Vec<Option<Numbers<'_>>> = first.into_iter().map(Some).collect();
+    first.resize_with(w.len(), || None);
+    let mut second: Vec<Option<&mut [f32]>> = second.into_iter().map(Some).collect();
+    second.resize_with(w.len(), || None);
+    let gradients: Vec<&[f32]> = gradient.chunks(CHUNK).collect();
+    let parts = w.into_par_iter().zip(first).zip(second).zip(gradients).enumerate();
+    parts.for_each(|(i, (((w, first), second), g))| {
+        let second = second.unwrap_or_default();
+        w.change(|w| match first {
+            Some(first) => first.change(|first| f(w, first, second, g, i * CHUNK)),
+            None => f(w, &mut [], second, g, i * CHUNK),
+        });
+    });
+}
+
+/// The sum of squares, in an order that does not depend on the number of threads; not finite if an element is not.
+pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
+    let parts: Vec<f64> =
+        x.par_chunks(CHUNK).map(|part| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
+    parts.into_iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::{Decay, Schedule};
+    use super::*;
+    use serde_json::Value;
+
+    const SHAPES: [(&str, &[usize]); 4] =
+        [("matrix", &[40, 33]), ("tall", &[64, 32]), ("small", &[5, 31]), ("vector", &[17])];
+    const STEPS: u64 = 20;
+
+    fn golden() -> Value {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../goldens/train/optimisers.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn schedule(name: &str) -> Schedule {
+        let (decay, warmup, cooldown) = match name {
+            "linear" => (Decay::Linear, 5, 0),
+            "cosine" => (Decay::Cosine, 4, 0),
+            "rsqrt" => (Decay::Rsqrt { timescale: 7.0 }, 3, 6),
+            _ => (Decay::Constant, 0, 0),
+        };
+        Schedule { decay, total: STEPS, warmup, cooldown }
+    }
+
+    #[test]
+    fn schedules_are_big_visions() {
+        let golden = golden();
+        for (name, want) in golden["schedules"].as_object().unwrap() {
+            for (step, want) in want.as_array().unwrap().iter().enumerate() {
+                let (got, want) = (schedule(name).at(step as u64), want.as_f64().unwrap());
+                assert!((got - want).abs() < 1e-6, "{name} {step}: {got} {want}");
+            }
+        }
+    }
+
+    /// `numbers` of reference/optimisers.py.
+    fn numbers(seed: u64, shape: &[usize]) -> Vec<f32> {
+        let number = |i: u64| ((i * 7919 + seed * 104_729) % 1009) as f32 - 504.0;
+        (0..shape.iter().product::<usize>() as u64).map(|i| number(i) / 512.0).collect()
+    }
+
+    #[test]
+    fn twenty_steps_are_those_of_optax_and_torch() {
+        let golden = golden();
+        let (eps, b1) = (1e-8, 0.9);
+        let adam = Optimiser::Adam { b1, b2: 0.999, eps };
+        let adafactor = |momentum| Optimiser::Adafactor { momentum, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
+        let check = |name: &str,
+                     rule: Optimiser,
+                     dtype,
+                     clip: Option<f64>,
+                     lr: f32,
+                     decay: f32,
+                     along: &str| {
+            let mut w: Vec<Vec<f32>> =
+                SHAPES.iter().enumerate().map(|(i, (_, shape))| numbers(i as u64, shape)).collect();
+            let mut states: Vec<State> = SHAPES.iter().map(|(_, s)| rule.new_state(s, dtype)).collect();
+            for step in 0..STEPS {
+                let mut gradients: Vec<Vec<f32>> = (0..SHAPES.len())
+                    .map(|i| {
+                        let moving = numbers(100 + step * 10 + i as u64, SHAPES[i].1);
+                        w[i].iter().zip(moving).map(|(w, x)| w * 0.5 + x).collect()
+                    })
+                    .collect();
+                let norm = gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt();
+                if let Some(clip) = clip.filter(|&clip| norm > clip) {
+                    gradients.iter_mut().flatten().for_each(|g| *g *= (clip / norm) as f32);
+                }
+                let rate = Rate { step, lr, schedule: schedule(along).at(step) as f32, decay };
+                for i in 0..SHAPES.len() {
+                    rule.update(&mut states[i], Numbers::F32(&mut w[i]), SHAPES[i].1, &gradients[i], &rate);
+                }
+            }
+            for ((shape, _), w) in SHAPES.iter().zip(&w) {
+                let every = (w.len() / 40).max(1);
+                let want = golden["runs"][name][shape].as_array().unwrap();
+                assert_eq!(w.iter().step_by(every).count(), want.len());
+                for (i, (got, want)) in w.iter().step_by(every).zip(want).enumerate() {
+                    let want = want.as_f64().unwrap() as f32;
+                    assert!((got - want).abs() <= 1e-5, "{name} {shape} {i}: {got} {want}");
+                }
+            }
+        };
+        check("adam", adam, DType::F32, Some(1.0), 0.01, 1e-3, "cosine");
+        check("adam_bf16", adam, DType::BF16, None, 0.01, 0.0, "constant");
+        let adamw = Optimiser::AdamW { b1, b2: 0.95, eps };
+        check("adamw", adamw, DType::F32, Some(1.0), 0.01, 0.1, "cosine");
+        check("adafactor", adafactor(0.9), DType::F32, None, 0.01, 1e-3, "cosine");
+        check("adafactor_plain", adafactor(0.0), DType::F32, None, 0.01, 0.0, "constant");
+        check("sgd", Optimiser::Sgd { momentum: 0.0 }, DType::F32, Some(1.0), 0.05, 0.0, "cosine");
+        check("sgd_momentum", Optimiser::Sgd { momentum: 0.9 }, DType::F32, None, 0.02, 0.0, "cosine");
+    }
+
+    /// Parameters of bf16 are those of f32, rounded after each step; large ones are taken in parts.
+    #[test]
+    fn bf16_parameters_and_parts() {
+        let shape = [300, 170];
+        let rule = Optimiser::Adafactor { momentum: 0.9, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
+        let mut narrow: Vec<bf16> = numbers(1, &shape).into_iter().map(bf16::from_f32).collect();
+        let mut wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+        let mut states = [rule.new_state(&shape, DType::F32), rule.new_state(&shape, DType::F32)];
+        for step in 0..3 {
+            let rate = Rate { step, lr: 0.01, schedule: 1.0, decay: 0.0 };
+            let g = numbers(step + 9, &shape);
+            rule.update(&mut states[0], Numbers::Bf16(&mut narrow), &shape, &g, &rate);
+            rule.update(&mut states[1], Numbers::F32(&mut wide), &shape, &g, &rate);
+            wide.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+            assert!(narrow.iter().zip(&wide).all(|(a, b)| a.to_f32() == *b), "{step}");
+        }
+        assert_eq!(states[0], states[1]);
+        assert_eq!(rule.num_bytes(&shape, DType::BF16), 300 * 170 * 2 + (300 + 170) * 4);
+        assert!(sum_of_squares(&[1.0, f32::NAN]).is_nan() && sum_of_squares(&[3.0, 4.0]) == 25.0);
+    }
+}
