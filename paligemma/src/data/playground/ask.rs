@@ -3,7 +3,7 @@
 use super::Split;
 use super::colours::COLOURS;
 use super::dice::Dice;
-use super::paint::{shape, visible};
+use super::paint::visible;
 use super::say::{self, Asking, Case, Lang, Named};
 use super::scene::{Chart, Ground, Item, Scene, Sign, Texture, colour_of};
 use super::things::THINGS;
@@ -682,12 +682,8 @@ fn named_items(
 
 /// What is seen of each item, if enough is seen of all.
 fn clear(scene: &Scene) -> Option<Vec<Mask>> {
-    let masks = visible(scene, GRID);
-    let is_clear = |(mask, item): (&Mask, &Item)| {
-        let whole = shape(item, GRID).iter().filter(|&&bit| bit).count();
-        mask.area() * 100 >= whole * 45
-    };
-    masks.iter().zip(&scene.items).all(is_clear).then_some(masks)
+    let masks = visible(scene, GRID).into_iter();
+    masks.map(|(mask, whole)| (mask.area() * 100 >= whole * 45).then_some(mask)).collect()
 }
 
 /// The box around a mask of the grid.
