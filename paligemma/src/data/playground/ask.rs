@@ -330,13 +330,13 @@ fn which(split: Split, dice: &mut Dice) -> Option<Asked> {
             format!("Which object is {texture}?")
         }
         5 => {
-            let least = scene
+            let others = scene
                 .items
                 .iter()
                 .filter(|other| **other != item)
                 .map(|other| other.radius)
                 .fold(0.0, f32::max);
-            if scene.items.len() < 2 || item.radius < 1.3 * least {
+            if scene.items.len() < 2 || item.radius < 1.3 * others {
                 return None;
             }
             "What is the largest object?".to_owned()
