@@ -7,6 +7,7 @@ use super::fields::Fields;
 use super::folder::Folder;
 use super::jsonl::Jsonl;
 use super::parquet::Parquet;
+use super::playground::Drawn;
 use super::tar::Tar;
 use crate::{Error, Result};
 
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 pub const MAX_EXAMPLES: usize = u32::MAX as usize;
 
 /// The endings of files that hold examples.
-const KINDS: [&str; 4] = ["jsonl", "ndjson", "tar", "parquet"];
+const KINDS: [&str; 5] = ["jsonl", "ndjson", "tar", "parquet", "playground"];
 
 /// Examples by number. Only where they are is in memory, not what they are.
 #[derive(Debug)]
@@ -31,10 +32,11 @@ enum Shard {
     Tar(Tar),
     Parquet(Parquet),
     Folder(Folder),
+    Drawn(Drawn),
 }
 
 impl Dataset {
-    /// Opens files, in this order. Each is a JSONL, tar or Parquet file by its ending, or a folder: of such files, of a
+    /// Opens files, in this order. Each is a JSONL, tar, Parquet or `.playground` file by its ending, or a folder: of such files, of a
     /// `metadata.jsonl` with `file_name` (Hugging Face's image folder), or of pictures with texts beside them. A `*` in a
     /// file's name stands for anything.
     ///
@@ -71,6 +73,7 @@ impl Dataset {
             Shard::Tar(shard) => shard.len(),
             Shard::Parquet(shard) => shard.len(),
             Shard::Folder(shard) => shard.len(),
+            Shard::Drawn(shard) => shard.len(),
         };
         let end = self.len().checked_add(len).filter(|&end| end <= MAX_EXAMPLES);
         let end = end.ok_or_else(|| {
@@ -85,6 +88,7 @@ impl Dataset {
         let shard = match ending(path).as_deref() {
             Some("jsonl" | "ndjson") => Shard::Jsonl(Jsonl::open(path, image_dir, &self.fields.image)?),
             Some("tar") => Shard::Tar(Tar::open(path)?),
+            Some("playground") => Shard::Drawn(Drawn::open(path)?),
             Some("parquet") => {
                 let fields: Vec<&str> = self.fields.needed().collect();
                 Shard::Parquet(Parquet::open(path, image_dir, &self.fields.image, &fields)?)
@@ -156,6 +160,7 @@ impl Dataset {
             (Shard::Tar(shard), i) => shard.place(i),
             (Shard::Parquet(shard), i) => shard.place(i),
             (Shard::Folder(shard), i) => shard.place(i),
+            (Shard::Drawn(shard), i) => shard.place(i),
         }
     }
 
@@ -171,6 +176,7 @@ impl Dataset {
             (Shard::Tar(shard), i) => shard.record(i, &fields.image, &needed)?,
             (Shard::Parquet(shard), i) => shard.record(i)?,
             (Shard::Folder(shard), i) => shard.record(i, &fields.image, &needed)?,
+            (Shard::Drawn(shard), i) => shard.record(i)?,
         };
         let place = self.place(i);
         let texts =

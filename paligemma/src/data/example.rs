@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::playground::Drawing;
 use crate::image::decode::MAX_FILE;
 use crate::image::{Grey16, Picture, decode_as, decode_file_as};
 use crate::{Error, Kind, Result};
@@ -40,6 +41,8 @@ pub enum ImageFile {
     },
     /// Its bytes.
     Bytes(Vec<u8>),
+    /// A picture of the playground, drawn when it is asked for.
+    Drawn(Arc<Drawing>),
 }
 
 impl ImageFile {
@@ -61,6 +64,7 @@ impl ImageFile {
                 decode_as(&read_part(file, *offset, *len, MAX_FILE)?, grey16)
             }
             ImageFile::Bytes(bytes) => decode_as(bytes, grey16),
+            ImageFile::Drawn(drawing) => Ok(drawing.picture()),
         }
     }
 }

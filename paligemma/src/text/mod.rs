@@ -7,6 +7,7 @@ mod prompt;
 mod sentencepiece;
 mod stand_in;
 mod tokenizer;
+mod training;
 
 pub use answer::{
     Bins, BoxScale, Fault, Found, LAST_BIN, Malformed, NUM_CODES, Object, Parsed, PixelBox, SEPARATOR,
@@ -16,3 +17,4 @@ pub use extend::with_loc_and_seg;
 pub use prompt::{Asked, LANGUAGES, Task, prompt_ids, suffix_ids};
 pub use stand_in::{stand_in_tokenizer, stand_in_tokenizer_config};
 pub use tokenizer::{DecodeStream, NUM_LOC, NUM_SEG, Tokenizer, tokenizer_file};
+pub use training::train_tokenizer;

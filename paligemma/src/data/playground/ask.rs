@@ -3,7 +3,7 @@
 use super::Split;
 use super::colours::COLOURS;
 use super::dice::Dice;
-use super::paint::{shape, visible};
+use super::paint::visible;
 use super::say::{self, Asking, Case, Lang, Named};
 use super::scene::{Chart, Ground, Item, Scene, Sign, Texture, colour_of};
 use super::things::THINGS;
@@ -330,13 +330,13 @@ fn which(split: Split, dice: &mut Dice) -> Option<Asked> {
             format!("Which object is {texture}?")
         }
         5 => {
-            let least = scene
+            let others = scene
                 .items
                 .iter()
                 .filter(|other| **other != item)
                 .map(|other| other.radius)
                 .fold(0.0, f32::max);
-            if scene.items.len() < 2 || item.radius < 1.3 * least {
+            if scene.items.len() < 2 || item.radius < 1.3 * others {
                 return None;
             }
             "What is the largest object?".to_owned()
@@ -682,12 +682,8 @@ fn named_items(
 
 /// What is seen of each item, if enough is seen of all.
 fn clear(scene: &Scene) -> Option<Vec<Mask>> {
-    let masks = visible(scene, GRID);
-    let is_clear = |(mask, item): (&Mask, &Item)| {
-        let whole = shape(item, GRID).iter().filter(|&&bit| bit).count();
-        mask.area() * 100 >= whole * 45
-    };
-    masks.iter().zip(&scene.items).all(is_clear).then_some(masks)
+    let masks = visible(scene, GRID).into_iter();
+    masks.map(|(mask, whole)| (mask.area() * 100 >= whole * 45).then_some(mask)).collect()
 }
 
 /// The box around a mask of the grid.

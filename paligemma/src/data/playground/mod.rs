@@ -9,6 +9,7 @@ mod baselines;
 mod blemish;
 mod colours;
 mod dice;
+mod file;
 mod letters;
 mod mask_crops;
 mod outline;
@@ -21,7 +22,8 @@ mod things;
 
 pub use ask::{MIXTURE, Task, Tasks};
 pub use baselines::{Baseline, baselines};
+pub(super) use file::Drawn;
 pub use mask_crops::mask_crop;
 pub use say::Lang;
 pub use split::Split;
-pub use stream::{Played, Playground};
+pub use stream::{Drawing, Played, Playground};

@@ -40,8 +40,9 @@ pub(super) fn paint(scene: &Scene, side: usize) -> Picture {
     blemish::add(Picture { width: side, height: side, rgb }, &mut dice)
 }
 
-/// Where each item of the scene is seen, in pixels of a picture of `side` × `side`: without what stands before it.
-pub(super) fn visible(scene: &Scene, side: usize) -> Vec<Mask> {
+/// Where each item of the scene is seen, in pixels of a picture of `side` × `side`: without what stands before it; and how
+/// many pixels it would have by itself.
+pub(super) fn visible(scene: &Scene, side: usize) -> Vec<(Mask, usize)> {
     let mut hidden = vec![false; side * side];
     for sign in &scene.signs {
         // Letters without a board hide too little to count.
@@ -52,20 +53,16 @@ pub(super) fn visible(scene: &Scene, side: usize) -> Vec<Mask> {
     }
     let mut masks = Vec::with_capacity(scene.items.len());
     for item in scene.items.iter().rev() {
-        let mut bits = shape(item, side);
+        let at = place(item).post_scale(side as f32, side as f32);
+        let mut bits = covered(outlines(item.thing).parts.iter().map(|(_, path)| (path, at)), side);
+        let whole = bits.iter().filter(|&&bit| bit).count();
         for (bit, hidden) in bits.iter_mut().zip(&mut hidden) {
             (*bit, *hidden) = (*bit && !*hidden, *hidden || *bit);
         }
-        masks.push(Mask { width: side, height: side, bits });
+        masks.push((Mask { width: side, height: side, bits }, whole));
     }
     masks.reverse();
     masks
-}
-
-/// Where an item would be seen by itself.
-pub(super) fn shape(item: &Item, side: usize) -> Vec<bool> {
-    let at = place(item).post_scale(side as f32, side as f32);
-    covered(outlines(item.thing).parts.iter().map(|(_, path)| (path, at)), side)
 }
 
 /// The pixels that are covered by half at least.

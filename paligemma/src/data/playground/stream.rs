@@ -5,6 +5,7 @@ use super::ask::{Asked, MIXTURE, Task, Tasks, ask, bins};
 use super::dice::Dice;
 use super::paint::paint;
 use super::say::Lang;
+use super::scene::Scene;
 use crate::image::{Mask, Picture};
 use crate::masks::MaskCodec;
 use crate::text::{Object, write_answer};
@@ -32,10 +33,29 @@ pub struct Played {
     asked: Asked,
 }
 
+/// A picture that is not drawn yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drawing {
+    scene: Scene,
+    side: usize,
+}
+
+impl Drawing {
+    /// The picture.
+    pub fn picture(&self) -> Picture {
+        paint(&self.scene, self.side)
+    }
+}
+
 impl Played {
     /// Its pictures, each of `side` × `side` pixels. They show the same at every side.
     pub fn pictures(&self, side: usize) -> Vec<Picture> {
         self.asked.scenes.iter().map(|scene| paint(scene, side)).collect()
+    }
+
+    /// The same, to be drawn later.
+    pub fn drawings(&self, side: usize) -> Vec<Drawing> {
+        self.asked.scenes.iter().map(|scene| Drawing { scene: scene.clone(), side }).collect()
     }
 
     /// The true masks of the answer's objects with their labels, where it has masks: what is seen of each, on a grid of
