@@ -29,11 +29,26 @@ fn bytes(image: &ImageFile) -> Vec<u8> {
             std::fs::read(file).unwrap()[*offset as usize..][..*len as usize].to_vec()
         }
         ImageFile::Bytes(bytes) => bytes.clone(),
+        ImageFile::Drawn(drawing) => drawing.picture().rgb,
     }
 }
 
 fn crc32(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
+}
+
+#[test]
+fn a_playground_is_a_file_like_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("val.playground");
+    std::fs::write(&path, "split = \"val\"\ncount = 5\nsize = 28\n[tasks]\ncolour = 1\n").unwrap();
+    let data = open(&[path.clone(), path]).unwrap();
+    assert_eq!(data.len(), 10);
+    let (first, again) = (data.example(3).unwrap(), data.example(8).unwrap());
+    assert_eq!((&first.prefix, &first.suffixes), (&again.prefix, &again.suffixes));
+    assert!(first.prefix.starts_with("answer en ") && first.place.ends_with("val.playground:4"));
+    assert_eq!(bytes(&first.images[0]).len(), 28 * 28 * 3);
+    assert_eq!(bytes(&first.images[0]), bytes(&again.images[0]));
 }
 
 #[test]
