@@ -154,7 +154,8 @@ pub(crate) enum Verb {
         what: DataVerb,
     },
     /// Train a model by a recipe; started again with the same run folder it goes on.
-    #[command(after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
+    #[command(
+        after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
         metrics.jsonl (step, loss, lr, grad_norm, examples_per_s, tokens_per_s, peak_rss_bytes) and state/. Changes are \
         TOML (lr=1e-5, freeze='[\"img/.*\"]') or else text; `paligemma recipes ls --keys` lists the keys.\n\n\
         JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`; with --dry-run `examples`, `groups`, \
@@ -163,7 +164,8 @@ pub(crate) enum Verb {
         paligemma train transfer model.init=pt_224 data.train.files=train.jsonl --dry-run\n  \
         paligemma train my.toml lr=3e-6 out=runs/lower\n  \
         paligemma train runs/lower                          go on\n  \
-        paligemma train runs/lower --export ./model         the newest state as a checkpoint")]
+        paligemma train runs/lower --export ./model         the newest state as a checkpoint"
+    )]
     Train(TrainArgs),
     /// List, show and copy the recipes that come with the program.
     #[command(after_help = "Examples:\n  paligemma recipes ls\n  paligemma recipes copy transfer my.toml")]
@@ -756,6 +758,9 @@ pub(crate) struct Opening {
     /// A tokenizer file in place of the one beside the model.
     #[arg(long, value_name = "FILE", env = "PALIGEMMA_TOKENIZER")]
     tokenizer: Option<PathBuf>,
+    /// An adapter that goes with the model: a folder as peft and `train --export` write it.
+    #[arg(long, value_name = "DIR", env = "PALIGEMMA_ADAPTER")]
+    adapter: Option<PathBuf>,
     /// Use the config's sliding window, as transformers does; it matters beyond 4096 tokens.
     #[arg(long, env = "PALIGEMMA_SLIDING_WINDOW", value_parser = FalseyValueParser::new())]
     sliding_window: bool,
@@ -768,6 +773,7 @@ impl Opening {
             preprocess: self.preprocess.into(),
             antialias: !self.no_antialias,
             tokenizer: self.tokenizer.clone(),
+            adapter: self.adapter.clone(),
             sliding_window: self.sliding_window,
             images,
             batch: batch.saturating_mul(choosing.beams),

@@ -61,7 +61,10 @@ pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> 
     }
     let (step, total) = (outcome.step, outcome.total);
     let how = if step == total { "done" } else { "the same command goes on" };
-    note(args.quiet || args.json, format_args!("step {step} of {total} is saved in {}; {how}", out.display()));
+    note(
+        args.quiet || args.json,
+        format_args!("step {step} of {total} is saved in {}; {how}", out.display()),
+    );
     Ok(if outcome.is_stopped { ExitCode::from(exit::code(Kind::Cancelled)) } else { ExitCode::SUCCESS })
 }
 
@@ -77,7 +80,9 @@ fn read(name: &str, changes: &[String]) -> Result<Recipe> {
             (text, path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
         }
         None if path.is_dir() => {
-            return Err(Error::usage(format!("{name} is no run folder")).expected(format!("a {RECIPE} in it")));
+            return Err(
+                Error::usage(format!("{name} is no run folder")).expected(format!("a {RECIPE} in it"))
+            );
         }
         None => return Err(unknown(name)),
     };
@@ -155,7 +160,13 @@ fn dry_run(args: &Args, job: &Job) -> anyhow::Result<ExitCode> {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut text = String::new();
         for ready in &examples {
-            let _ = writeln!(text, "{}  {} picture(s)\n  {}", ready.place, ready.pixels.len(), shown(ready, job.tokenizer(), colour));
+            let _ = writeln!(
+                text,
+                "{}  {} picture(s)\n  {}",
+                ready.place,
+                ready.pixels.len(),
+                shown(ready, job.tokenizer(), colour)
+            );
         }
         let _ = writeln!(text, "\nlearns");
         for (name, tensors, elements) in &groups {
@@ -170,7 +181,12 @@ fn dry_run(args: &Args, job: &Job) -> anyhow::Result<ExitCode> {
         let _ = write!(text, "\n{} steps of {} examples", job.total(), job.recipe().batch);
         if let Some(seconds) = step_s {
             let whole = Duration::from_secs_f64((seconds * job.total() as f64).min(1e15));
-            let _ = write!(text, ", about {} each (the first is the slowest): {}", brief(Duration::from_secs_f64(seconds)), brief(whole));
+            let _ = write!(
+                text,
+                ", about {} each (the first is the slowest): {}",
+                brief(Duration::from_secs_f64(seconds)),
+                brief(whole)
+            );
         }
         print_line(text)?;
     }
@@ -228,7 +244,15 @@ struct Teller {
 
 impl Teller {
     fn new(quiet: bool) -> Teller {
-        Teller { quiet, bar: None, total: 0, begun: (Instant::now(), 0), told: Instant::now(), told_step: 0, skipped: 0 }
+        Teller {
+            quiet,
+            bar: None,
+            total: 0,
+            begun: (Instant::now(), 0),
+            told: Instant::now(),
+            told_step: 0,
+            skipped: 0,
+        }
     }
 
     fn hear(&mut self, event: &Event<'_>) {
@@ -248,7 +272,8 @@ impl Teller {
             }
             Event::Step(line) => self.step(line),
             Event::Eval(eval) => {
-                let exact = eval.eval_exact.map_or(String::new(), |exact| format!("  exact {:.1}%", exact * 100.0));
+                let exact =
+                    eval.eval_exact.map_or(String::new(), |exact| format!("  exact {:.1}%", exact * 100.0));
                 self.say(format_args!("step {}  eval loss {:.4}{exact}", eval.step, eval.eval_loss));
             }
             Event::Saved(path) => {
@@ -274,7 +299,13 @@ impl Teller {
         let memory = line.peak_rss_bytes.map_or(String::new(), |bytes| format!("  mem {}", size(bytes)));
         let text = format!(
             "step {}/{}  loss {:.4}  lr {:.2e}  grad {:.3}  ex/s {:.2}{memory}  eta {}",
-            line.step, self.total, line.loss, line.lr, line.grad_norm, line.examples_per_s, brief(left)
+            line.step,
+            self.total,
+            line.loss,
+            line.lr,
+            line.grad_norm,
+            line.examples_per_s,
+            brief(left)
         );
         if let Some(bar) = &self.bar {
             bar.set_position(line.step);
@@ -303,7 +334,8 @@ impl Teller {
 }
 
 pub(super) fn recipes(args: &Args, what: &RecipesVerb) -> anyhow::Result<ExitCode> {
-    let find = |name: &str| RECIPES.iter().find(|(known, _)| *known == name).ok_or_else(|| unknown_built_in(name));
+    let find =
+        |name: &str| RECIPES.iter().find(|(known, _)| *known == name).ok_or_else(|| unknown_built_in(name));
     match what {
         RecipesVerb::Ls { keys: true } => {
             if args.json {
@@ -318,8 +350,10 @@ pub(super) fn recipes(args: &Args, what: &RecipesVerb) -> anyhow::Result<ExitCod
         }
         RecipesVerb::Ls { keys: false } => {
             if args.json {
-                let all: Vec<Value> =
-                    RECIPES.iter().map(|(name, text)| json!({ "name": name, "about": about(text) })).collect();
+                let all: Vec<Value> = RECIPES
+                    .iter()
+                    .map(|(name, text)| json!({ "name": name, "about": about(text) }))
+                    .collect();
                 print_json(&json!({ "recipes": all }))?;
             } else {
                 for (name, text) in RECIPES {
@@ -348,12 +382,15 @@ pub(super) fn recipes(args: &Args, what: &RecipesVerb) -> anyhow::Result<ExitCod
 
 fn unknown_built_in(name: &str) -> Error {
     let names: Vec<&str> = RECIPES.iter().map(|(name, _)| *name).collect();
-    Error::usage(format!("there is no recipe {name} in this program")).expected(format!("one of {}", names.join(", ")))
+    Error::usage(format!("there is no recipe {name} in this program"))
+        .expected(format!("one of {}", names.join(", ")))
 }
 
 /// The first sentence of a recipe's head.
 fn about(text: &str) -> String {
     let head: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("# ")).collect();
     let head = head.join(" ");
-    head.split_once(": ").or_else(|| head.split_once(". ")).map_or(head.clone(), |(first, _)| first.to_string())
+    head.split_once(": ")
+        .or_else(|| head.split_once(". "))
+        .map_or(head.clone(), |(first, _)| first.to_string())
 }

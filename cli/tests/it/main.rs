@@ -12,6 +12,7 @@ mod mask;
 mod predict;
 mod run;
 mod tokenize;
+mod train;
 mod verify;
 
 use paligemma::model::VqVae;

@@ -159,7 +159,9 @@ fn header(shard: &[Target], scheme: Option<Scheme>) -> Vec<u8> {
 }
 
 /// The header of a safetensors file of these tensors, in this order, without its quantisation.
-pub(crate) fn safetensors_header<'a>(tensors: impl Iterator<Item = (&'a str, DType, &'a [usize])>) -> Vec<u8> {
+pub(crate) fn safetensors_header<'a>(
+    tensors: impl Iterator<Item = (&'a str, DType, &'a [usize])>,
+) -> Vec<u8> {
     header_of(json!({ "format": "pt" }), tensors)
 }
 

@@ -45,9 +45,18 @@ const MOST_POINTS: usize = 2000;
 
 /// What is drawn, in order.
 enum Mark {
-    Line { points: Vec<(f32, f32)>, colour: [u8; 3], width: f32 },
+    Line {
+        points: Vec<(f32, f32)>,
+        colour: [u8; 3],
+        width: f32,
+    },
     /// `end` is where the text ends, else where it begins or, `centre`d, its middle.
-    Text { x: f32, y: f32, text: String, place: Place },
+    Text {
+        x: f32,
+        y: f32,
+        text: String,
+        place: Place,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -141,7 +150,11 @@ pub fn chart_svg(panels: &[Panel], x: &str) -> Result<String> {
                     Place::End => "end",
                 };
                 let text = text.replace('&', "&amp;").replace('<', "&lt;");
-                writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{}\">{text}</text>", hex(DARK))
+                writeln!(
+                    svg,
+                    "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{}\">{text}</text>",
+                    hex(DARK)
+                )
             }
         };
     }
@@ -159,17 +172,27 @@ fn marks(panels: &[Panel], x_title: &str) -> Result<(Vec<Mark>, f32, f32)> {
     for (i, panel) in panels.iter().enumerate() {
         let top = i as f32 * (PANEL.1 + TOP + BOTTOM) + TOP;
         let (left, right, bottom) = (LEFT, LEFT + PANEL.0, top + PANEL.1);
-        let (low, high) = range(panel.curves.iter().flat_map(|c| &c.points).map(|p| p.1)).unwrap_or((0.0, 1.0));
+        let (low, high) =
+            range(panel.curves.iter().flat_map(|c| &c.points).map(|p| p.1)).unwrap_or((0.0, 1.0));
         let at = |(x, y): (f64, f64)| {
             let across = ((x - x_low) / (x_high - x_low)) as f32;
             let up = ((y - low) / (high - low)) as f32;
             (left + across * PANEL.0, bottom - up * PANEL.1)
         };
-        let line = |from: (f32, f32), to: (f32, f32)| Mark::Line { points: vec![from, to], colour: GRID, width: 1.0 };
+        let line = |from: (f32, f32), to: (f32, f32)| Mark::Line {
+            points: vec![from, to],
+            colour: GRID,
+            width: 1.0,
+        };
         for tick in ticks(low, high) {
             let (_, y) = at((x_low, tick));
             marks.push(line((left, y), (right, y)));
-            marks.push(Mark::Text { x: left - 8.0, y: y + LETTERS * 0.35, text: label(tick), place: Place::End });
+            marks.push(Mark::Text {
+                x: left - 8.0,
+                y: y + LETTERS * 0.35,
+                text: label(tick),
+                place: Place::End,
+            });
         }
         for tick in ticks(x_low, x_high) {
             let (x, _) = at((tick, low));
@@ -179,15 +202,22 @@ fn marks(panels: &[Panel], x_title: &str) -> Result<(Vec<Mark>, f32, f32)> {
         let name = format!("{} by {x_title}", panel.title);
         marks.push(Mark::Text { x: left, y: top - 14.0, text: name, place: Place::Begin });
         let mut x = right;
-        for curve in panel.curves.iter().rev().filter(|curve| !curve.name.is_empty() && !curve.points.is_empty()) {
+        for curve in
+            panel.curves.iter().rev().filter(|curve| !curve.name.is_empty() && !curve.points.is_empty())
+        {
             marks.push(Mark::Text { x, y: top - 14.0, text: curve.name.clone(), place: Place::End });
             x -= LETTERS * 0.62 * curve.name.chars().count() as f32 + 8.0;
             let y = top - 14.0 - LETTERS * 0.35;
-            marks.push(Mark::Line { points: vec![(x - 24.0, y), (x, y)], colour: curve.colour, width: curve.width });
+            marks.push(Mark::Line {
+                points: vec![(x - 24.0, y), (x, y)],
+                colour: curve.colour,
+                width: curve.width,
+            });
             x -= 42.0;
         }
         for curve in &panel.curves {
-            let finite: Vec<(f64, f64)> = curve.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+            let finite: Vec<(f64, f64)> =
+                curve.points.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
             let every = finite.len().div_ceil(MOST_POINTS).max(1);
             let mut shown: Vec<(f32, f32)> = finite.iter().step_by(every).map(|&p| at(p)).collect();
             // A point alone is a dot.
@@ -204,7 +234,8 @@ fn marks(panels: &[Panel], x_title: &str) -> Result<(Vec<Mark>, f32, f32)> {
 /// The least and the largest of the finite ones, never equal.
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let values = values.filter(|x| x.is_finite());
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     match high - low {
         spread if spread > 0.0 => Some((low, high)),
         _ if low.is_finite() => Some((low - low.abs().max(1e-9) * 0.5, low + low.abs().max(1e-9) * 0.5)),
@@ -216,7 +247,8 @@ fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 6.0;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].into_iter().map(|n| n * power).find(|step| *step >= rough).unwrap_or(rough);
     let first = (low / step).ceil() as i64;
     (first..).map(|i| i as f64 * step).take_while(|x| *x <= high + step * 1e-9).take(20).collect()
 }
@@ -255,7 +287,10 @@ mod tests {
     fn curves_are_drawn_in_both_formats() {
         let red = [220, 30, 30];
         let curve = |points: Vec<(f64, f64)>| Curve { name: "a<b".into(), colour: red, width: 3.0, points };
-        let panel = Panel { title: "loss".into(), curves: vec![curve(vec![(0.0, 1.0), (5.0, f64::NAN), (10.0, 3.0)])] };
+        let panel = Panel {
+            title: "loss".into(),
+            curves: vec![curve(vec![(0.0, 1.0), (5.0, f64::NAN), (10.0, 3.0)])],
+        };
         let svg = chart_svg(std::slice::from_ref(&panel), "step").unwrap();
         // From the lower left corner to the upper right one.
         assert!(svg.contains("points=\"84.0,344.0 944.0,44.0\""), "{svg}");
@@ -265,7 +300,9 @@ mod tests {
         let middle = (194 * 968 + 514) * 3;
         assert_eq!(png.rgb[middle..middle + 3], red);
         // One point, and none.
-        assert!(chart_svg(&[Panel { title: "x".into(), curves: vec![curve(vec![(1.0, 2.0)])] }], "step").is_ok());
+        assert!(
+            chart_svg(&[Panel { title: "x".into(), curves: vec![curve(vec![(1.0, 2.0)])] }], "step").is_ok()
+        );
         assert!(chart_svg(&[Panel { title: "x".into(), curves: vec![] }], "step").is_err());
     }
 }

@@ -170,9 +170,8 @@ impl Optimiser {
 
     /// Bytes that it keeps of such a parameter.
     pub fn num_bytes(&self, shape: &[usize], dtype: DType) -> u64 {
-        let bytes = |(name, len): (&str, usize)| {
-            len as u64 * if name == "first" { dtype.size() as u64 } else { 4 }
-        };
+        let bytes =
+            |(name, len): (&str, usize)| len as u64 * if name == "first" { dtype.size() as u64 } else { 4 };
         self.sizes(shape).into_iter().map(bytes).sum()
     }
 
@@ -180,7 +179,13 @@ impl Optimiser {
         let len = shape.iter().product();
         match *self {
             Optimiser::Adam { .. } | Optimiser::AdamW { .. } => vec![("first", len), ("second", len)],
-            Optimiser::Sgd { momentum } => if momentum > 0.0 { vec![("first", len)] } else { Vec::new() },
+            Optimiser::Sgd { momentum } => {
+                if momentum > 0.0 {
+                    vec![("first", len)]
+                } else {
+                    Vec::new()
+                }
+            }
             Optimiser::Adafactor { momentum, .. } => {
                 let mut sizes = if momentum > 0.0 { vec![("first", len)] } else { Vec::new() };
                 match factored(shape) {
@@ -376,9 +381,14 @@ mod tests {
         let golden = golden();
         let (eps, b1) = (1e-8, 0.9);
         let adam = Optimiser::Adam { b1, b2: 0.999, eps };
-        let adafactor =
-            |momentum| Optimiser::Adafactor { momentum, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
-        let check = |name: &str, rule: Optimiser, dtype, clip: Option<f64>, lr: f32, decay: f32, along: &str| {
+        let adafactor = |momentum| Optimiser::Adafactor { momentum, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
+        let check = |name: &str,
+                     rule: Optimiser,
+                     dtype,
+                     clip: Option<f64>,
+                     lr: f32,
+                     decay: f32,
+                     along: &str| {
             let mut w: Vec<Vec<f32>> =
                 SHAPES.iter().enumerate().map(|(i, (_, shape))| numbers(i as u64, shape)).collect();
             let mut states: Vec<State> = SHAPES.iter().map(|(_, s)| rule.new_state(s, dtype)).collect();

@@ -49,7 +49,8 @@ impl Plan {
             // One at a time, beside that of the embedding table, which is whole only at the end.
             true => {
                 let is_table = |w: &&super::parameters::Wanted| w.name.ends_with(".embed_tokens.weight");
-                gradient_bytes.max().unwrap_or(0) + wanted.iter().filter(is_table).map(|w| 4 * elements(w)).sum::<u64>()
+                gradient_bytes.max().unwrap_or(0)
+                    + wanted.iter().filter(is_table).map(|w| 4 * elements(w)).sum::<u64>()
             }
         };
         Plan {
@@ -89,7 +90,13 @@ impl Plan {
     ///
     /// # Errors
     /// `Kind::Resource`.
-    pub fn check_against(&self, have: u64, recipe: &Recipe, checkpoint: &Checkpoint, size: ExampleSize) -> Result<()> {
+    pub fn check_against(
+        &self,
+        have: u64,
+        recipe: &Recipe,
+        checkpoint: &Checkpoint,
+        size: ExampleSize,
+    ) -> Result<()> {
         if self.total() <= have {
             return Ok(());
         }
@@ -155,11 +162,15 @@ fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: Ex
     let image_rows = micro * n(size.images) * n(v.num_tokens());
     let text_rows = image_rows + micro * n(size.text);
     let learns = |head: &str| selection.wanted.iter().any(|w| w.name.starts_with(head));
-    let (vision_learns, joined_learns) =
-        (learns("vision_tower."), learns("vision_tower.") || learns("multi_modal_projector.") || learns("language_model.embed_tokens"));
+    let (vision_learns, joined_learns) = (
+        learns("vision_tower."),
+        learns("vision_tower.") || learns("multi_modal_projector.") || learns("language_model.embed_tokens"),
+    );
     // Below the first layer that learns nothing is kept.
     let first = |head: &str| {
-        let layer = |w: &super::parameters::Wanted| w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok();
+        let layer = |w: &super::parameters::Wanted| {
+            w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok()
+        };
         selection.wanted.iter().filter_map(layer).min()
     };
     let (d, m) = (n(v.hidden_size), n(v.intermediate_size));
@@ -190,7 +201,8 @@ fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: Ex
         false => layers * layer,
     };
     // Beside it, a layer's gradients on their way.
-    let vision = image_rows * (kept(vision_layers, vision_layer, n(v.hidden_size)) + 4 * n(v.hidden_size) + 2 * m);
+    let vision =
+        image_rows * (kept(vision_layers, vision_layer, n(v.hidden_size)) + 4 * n(v.hidden_size) + 2 * m);
     let text = text_rows * (kept(text_layers, text_layer, d) + 5 * d + 2 * f + heads);
     let logits_rows = (micro * n(size.text)).min(((64 << 20) / n(t.vocab_size).max(1)).clamp(16, 1024));
     let logits = logits_rows * n(t.vocab_size) * 2;

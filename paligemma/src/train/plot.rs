@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn means_run_behind() {
-        let points: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), if i < 100 { 1.0 } else { 0.0 })).collect();
+        let points: Vec<(f64, f64)> =
+            (0..200).map(|i| (f64::from(i), if i < 100 { 1.0 } else { 0.0 })).collect();
         let smooth = smoothed(&points);
         assert!((smooth[0].1 - 1.0).abs() < 1e-12 && (smooth[99].1 - 1.0).abs() < 1e-12);
         assert!(smooth[101].1 < 1.0 && smooth[101].1 > 0.4 && smooth[199].1 < 1e-6, "{smooth:?}");

@@ -445,7 +445,10 @@ where
         fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Vec<T>, E> {
             T::deserialize(serde::de::value::StrDeserializer::new(text)).map(|one| vec![one])
         }
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Vec<T>, A::Error> {
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> std::result::Result<Vec<T>, A::Error> {
             let mut all = Vec::new();
             while let Some(one) = list.next_element()? {
                 all.push(one);
@@ -471,12 +474,15 @@ impl Recipe {
         check_keys(&table).map_err(|error| error.at(place))?;
         for pair in overrides {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
-                Error::usage(format!("\"{pair}\" is no change to the recipe")).expected("key=value, as in lr=1e-5")
+                Error::usage(format!("\"{pair}\" is no change to the recipe"))
+                    .expected("key=value, as in lr=1e-5")
             })?;
             set(&mut table, key.trim(), parse_value(value.trim()))?;
         }
         check_keys(&table)?;
-        if let Some(mix) = table.get_mut("data").and_then(Value::as_table_mut).and_then(|data| data.remove("mix")) {
+        if let Some(mix) =
+            table.get_mut("data").and_then(Value::as_table_mut).and_then(|data| data.remove("mix"))
+        {
             table.insert("mix".into(), mix);
         }
         let recipe: Recipe = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
@@ -507,7 +513,8 @@ impl Recipe {
                 .hint("add it to the command: model.init=./model"));
         }
         if self.data.is_empty() {
-            return Err(Error::usage("the recipe names no data").hint("add it to the command: data.train.files=train.jsonl"));
+            return Err(Error::usage("the recipe names no data")
+                .hint("add it to the command: data.train.files=train.jsonl"));
         }
         for (name, source) in &self.data {
             if source.files.is_empty() {
@@ -517,7 +524,9 @@ impl Recipe {
         for name in self.mix.keys().filter(|name| !self.data.contains_key(*name)) {
             return Err(Error::usage(format!("data.mix.{name} is no data set of the recipe")));
         }
-        if let Some(name) = self.data.keys().find(|name| !self.mix.is_empty() && !self.mix.contains_key(*name)) {
+        if let Some(name) =
+            self.data.keys().find(|name| !self.mix.is_empty() && !self.mix.contains_key(*name))
+        {
             return Err(Error::usage(format!("data.{name} has no weight in data.mix")));
         }
         let lengths: Vec<&str> = [
@@ -555,7 +564,9 @@ impl Recipe {
             return wrong("loader_threads", &self.loader_threads, "0 to 256");
         }
         let Some(lr) = self.lr else {
-            return Err(Error::usage("the recipe has no learning rate").hint("add it to the command: lr=1e-5"));
+            return Err(
+                Error::usage("the recipe has no learning rate").hint("add it to the command: lr=1e-5")
+            );
         };
         let adapters = self.lora.clone().unwrap_or_default();
         for (key, value, most) in [
@@ -586,11 +597,17 @@ impl Recipe {
                 return Err(Error::usage("a group has no match").expected("groups.match: a pattern of names"));
             }
             if !(group.lr_factor > 0.0 && group.lr_factor.is_finite()) {
-                return wrong("groups.lr_factor", &group.lr_factor, "a number above 0; what shall not learn is named by freeze");
+                return wrong(
+                    "groups.lr_factor",
+                    &group.lr_factor,
+                    "a number above 0; what shall not learn is named by freeze",
+                );
             }
         }
         let unused = match self.optimiser {
-            OptimiserName::Adam | OptimiserName::AdamW => [("momentum", self.momentum), ("", None), ("", None)],
+            OptimiserName::Adam | OptimiserName::AdamW => {
+                [("momentum", self.momentum), ("", None), ("", None)]
+            }
             OptimiserName::Adafactor => [("b1", self.b1), ("", None), ("", None)],
             OptimiserName::Sgd => [("b1", self.b1), ("b2", self.b2), ("eps", self.eps)],
         };
@@ -606,14 +623,18 @@ impl Recipe {
         if self.keep == 0 {
             return wrong("keep", &0, "1 or more");
         }
-        if let Some(eval) = self.eval.as_ref().filter(|eval| eval.source.files.is_empty() || eval.examples == Some(0)) {
+        if let Some(eval) =
+            self.eval.as_ref().filter(|eval| eval.source.files.is_empty() || eval.examples == Some(0))
+        {
             return match eval.examples {
                 Some(0) => wrong("eval.examples", &0, "1 or more"),
                 _ => Err(Error::usage("eval has no files")),
             };
         }
         if self.eval_every.is_some() && self.eval.is_none() {
-            return Err(Error::usage("eval_every is given, and no data to evaluate on").expected("eval.files"));
+            return Err(
+                Error::usage("eval_every is given, and no data to evaluate on").expected("eval.files")
+            );
         }
         self.augmentation().map_or(Ok(()), |augmentation| augmentation.check())
     }
@@ -679,9 +700,11 @@ impl Recipe {
                 (Some(_), Some(_)) => {
                     Err(Error::usage(format!("{key} and {key}_steps are both given")).expected("one of them"))
                 }
-                (Some(part), _) if !(0.0..=1.0).contains(&part) => Err(Error::usage(format!("{key} is {part}"))
-                    .expected("a part of the run, from 0 to 1")
-                    .hint(format!("{key}_steps takes a number of steps"))),
+                (Some(part), _) if !(0.0..=1.0).contains(&part) => {
+                    Err(Error::usage(format!("{key} is {part}"))
+                        .expected("a part of the run, from 0 to 1")
+                        .hint(format!("{key}_steps takes a number of steps")))
+                }
                 (Some(part), _) => Ok((part * total as f64).round() as u64),
                 (None, steps) => Ok(steps.unwrap_or(0)),
             }
@@ -717,7 +740,9 @@ impl Recipe {
         keys.dedup();
         let differ: Vec<String> = keys
             .into_iter()
-            .filter(|key| !FREE.contains(&key.as_str()) && *key != "eval" && ours.get(*key) != theirs.get(*key))
+            .filter(|key| {
+                !FREE.contains(&key.as_str()) && *key != "eval" && ours.get(*key) != theirs.get(*key)
+            })
             .cloned()
             .collect();
         if differ.is_empty() {
@@ -756,7 +781,11 @@ impl Recipe {
 
 /// A value of the command line: TOML, or else a text.
 fn parse_value(text: &str) -> Value {
-    format!("x = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("x")).unwrap_or(Value::String(text.into()))
+    format!("x = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("x"))
+        .unwrap_or(Value::String(text.into()))
 }
 
 /// Sets `a.b` of a table.
@@ -776,8 +805,10 @@ fn set(table: &mut Table, key: &str, value: Value) -> Result<()> {
         here = match next {
             Value::Table(table) => table,
             Value::Array(_) => {
-                return Err(Error::usage(format!("{key} cannot be given on the command line: there may be several {name}"))
-                    .hint("change the recipe's file"));
+                return Err(Error::usage(format!(
+                    "{key} cannot be given on the command line: there may be several {name}"
+                ))
+                .hint("change the recipe's file"));
             }
             _ => return Err(Error::usage(format!("{name} has a value already, and {key} cannot be in it"))),
         };
@@ -799,7 +830,10 @@ fn known(key: &str) -> Known {
     let names: Vec<&str> = key.split('.').collect();
     let matches = |known: &[&str]| {
         known.len() >= names.len()
-            && known.iter().zip(&names).all(|(known, name)| known == name || (*known == "NAME" && !name.is_empty()))
+            && known
+                .iter()
+                .zip(&names)
+                .all(|(known, name)| known == name || (*known == "NAME" && !name.is_empty()))
     };
     let all: Vec<Vec<&str>> = KEYS.iter().map(|(known, _)| known.split('.').collect()).collect();
     if all.iter().any(|known| known.len() == names.len() && matches(known)) {
@@ -824,9 +858,8 @@ fn known(key: &str) -> Known {
 fn unknown(key: &str, known: Known) -> Error {
     match known {
         Known::Table => Error::usage(format!("{key} is a table of the recipe, not a key")),
-        Known::No(Some(near)) => {
-            Error::usage(format!("the recipe has an unknown key, {key}")).hint(format!("did you mean {near}?"))
-        }
+        Known::No(Some(near)) => Error::usage(format!("the recipe has an unknown key, {key}"))
+            .hint(format!("did you mean {near}?")),
         _ => Error::usage(format!("the recipe has an unknown key, {key}"))
             .hint("`paligemma recipes ls --keys` lists all keys"),
     }
@@ -914,11 +947,12 @@ mod tests {
             "preprocess" => "hf",
             "recompute" | "tensorboard" | "sliding_window" | "answers" => "true",
             "antialias" | "final_softcap" | "resize" => "false",
-            "label_smoothing" | "dropout" | "jpeg" | "warmup" | "cooldown" | "b1" | "b2" | "eps" | "momentum" => "0.25",
+            "label_smoothing" | "dropout" | "jpeg" | "warmup" | "cooldown" | "b1" | "b2" | "eps"
+            | "momentum" => "0.25",
             "crop" => "0.01",
             "steps" => "7",
-            "files" | "image_dir" | "image" | "prefix" | "suffix" | "init" | "tokenizer" | "out" | "match"
-            | "targets" | "freeze" | "weight_decay_on" => "other",
+            "files" | "image_dir" | "image" | "prefix" | "suffix" | "init" | "tokenizer" | "out"
+            | "match" | "targets" | "freeze" | "weight_decay_on" => "other",
             _ => "3",
         };
         for (key, about) in KEYS {

@@ -1,12 +1,13 @@
 //! A run: everything opened and checked, then step after step, saved, measured and stopped as asked.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use paligemma_tensor::{DType, Isa, LossRule, Tensor, peak_rss};
+use paligemma_tensor::{DType, Isa, Tensor, peak_rss};
 use serde_json::json;
 
 use super::metrics::{EvalLine, Record, StepLine};
@@ -14,12 +15,11 @@ use super::parameters::{Parameters, Selection, is_fused};
 use super::plan::{ExampleSize, Plan};
 use super::recipe::{EvalRecipe, Loss, OnErrorName, Recipe, Source};
 use super::state::{self, Disk, Lock, Position};
-use super::step::{self, Objective, Share};
-use crate::checkpoint::{Checkpoint, Format, companions, write_folder};
+use crate::checkpoint::{Checkpoint, Format, companions, dequantise, write_folder};
 use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready, Template};
 use crate::generate::{Generator, Options, Prompt};
 use crate::image::Preprocess;
-use crate::model::Pass;
+use crate::model::{Lesson, LossOptions, Mean, dropout_key};
 use crate::text::Tokenizer;
 use crate::{Error, Kind, Result};
 
@@ -167,7 +167,10 @@ impl Job {
     /// How large its examples are at most, as far as its first ones tell.
     pub fn example_size(&self) -> ExampleSize {
         let images = (0..8).filter_map(|n| self.mixture.example(self.mixture.draw(n)).ok());
-        ExampleSize { images: images.map(|(example, _)| example.images.len()).max().unwrap_or(1), text: self.recipe.text_len }
+        ExampleSize {
+            images: images.map(|(example, _)| example.images.len()).max().unwrap_or(1),
+            text: self.recipe.text_len,
+        }
     }
 
     /// The memory it needs.
@@ -188,28 +191,42 @@ impl Job {
     /// # Errors
     /// What is wrong with a tensor or an example.
     pub fn time_of_a_step(&self) -> Result<f64> {
-        let parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         let examples = self.first(self.recipe.micro_batch() as u64)?;
         let start = Instant::now();
-        let pass = self.pass(&parameters, &examples);
-        let give = &mut |_, part: paligemma_tensor::Contribution| drop(part);
-        step::loss(parameters.model(true)?, &examples, &self.objective(&parameters), Share::of(&examples), pass, Some(give))?;
+        let lessons = self.lessons(&examples, 0);
+        parameters
+            .model()
+            .loss_and_gradients(&lessons, &self.loss_options(), None, &mut |_, part| drop(part))?;
         Ok(start.elapsed().as_secs_f64() * (self.recipe.batch / self.recipe.micro_batch()) as f64)
     }
 
-    fn objective(&self, parameters: &Parameters) -> Objective {
-        let rule = LossRule {
-            softcap: parameters.config().text.final_logit_softcapping,
+    fn loss_options(&self) -> LossOptions {
+        let mean = match self.recipe.loss {
+            Loss::Example => Mean::Example,
+            Loss::Token => Mean::Token,
+        };
+        LossOptions {
+            mean,
+            batch: None,
             label_smoothing: self.recipe.label_smoothing as f32,
             z_loss: self.recipe.z_loss as f32,
-        };
-        Objective { rule, is_token_mean: self.recipe.loss == Loss::Token }
+            final_softcap: self.recipe.model.final_softcap,
+            dropout: self.recipe.dropout as f32,
+            recompute: self.recipe.recompute,
+        }
     }
 
-    fn pass(&self, parameters: &Parameters, examples: &[Ready]) -> Pass<'static> {
-        let rate = self.recipe.dropout as f32;
-        let drops = rate > 0.0 || parameters.drops_inputs();
-        Pass::recorded(self.recipe.recompute, drops.then(|| step::dropout(examples, rate, self.recipe.seed)))
+    /// Examples as the model learns them in a step.
+    fn lessons(&self, examples: &[Ready], step: u64) -> Vec<Lesson> {
+        let side = self.preparation.image_size;
+        let lesson = |ready: &Ready| Lesson {
+            images_bchw: Tensor::from_f32(ready.pixels.concat(), &[ready.pixels.len(), 3, side, side]),
+            ids: ready.tokens.ids.clone(),
+            prefix_len: ready.tokens.num_prefix,
+            key: dropout_key(self.recipe.seed, step, ready.draw.number),
+        };
+        examples.iter().map(lesson).collect()
     }
 
     fn states(&self) -> PathBuf {
@@ -222,7 +239,11 @@ impl Job {
     /// # Errors
     /// `Kind::Usage`: the folder belongs to another recipe or another process. `Kind::Training`: a number that is not
     /// finite. `Kind::Resource`: memory or disk. What is wrong with an example, if the recipe says so. Saved states stay.
-    pub fn run(&self, until: Option<u64>, listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>) -> Result<Outcome> {
+    pub fn run(
+        &self,
+        until: Option<u64>,
+        listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Outcome> {
         let out = &self.recipe.out;
         fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
         let _lock = Lock::take(out)?;
@@ -234,12 +255,13 @@ impl Job {
         })?;
         let mut at = saved.as_ref().map_or(Position::default(), |saved| saved.position);
         let end = until.map_or(self.total, |until| until.min(self.total));
-        let mut outcome = Outcome { step: at.step, total: self.total, is_stopped: false, eval: None, loss: None };
+        let mut outcome =
+            Outcome { step: at.step, total: self.total, is_stopped: false, eval: None, loss: None };
         if at.step >= end {
             return Ok(outcome);
         }
         self.check_memory()?;
-        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         if let Some(saved) = &saved {
             let tensor = |name: &str| saved.weights.tensor(name);
             parameters
@@ -253,8 +275,14 @@ impl Job {
             OnErrorName::Skip => OnError::Skip,
         };
         let (threads, batch) = (self.recipe.loader_threads, self.recipe.batch);
-        let mut loader =
-            Loader::new(self.mixture.clone(), self.preparation.clone(), on_error, at.draws..u64::MAX, threads, 2 * batch)?;
+        let mut loader = Loader::new(
+            self.mixture.clone(),
+            self.preparation.clone(),
+            on_error,
+            at.draws..u64::MAX,
+            threads,
+            2 * batch,
+        )?;
         let mut is_stopped = listen(Event::Begun { step: at.step, total: self.total }).is_break();
         let mut pace = Pace::new();
         let mut last_save = at.step;
@@ -267,7 +295,9 @@ impl Job {
                     None => return Err(Error::input("the data has no more draws")),
                 }
             }
-            let stepped = self.step(&mut parameters, at.step, &examples);
+            let lessons = self.lessons(&examples, at.step);
+            let stepped = parameters.step(at.step, &lessons, self.recipe.micro_batch(), &self.loss_options());
+            drop(lessons);
             let (loss, norm) = match stepped {
                 Ok(done) => done,
                 Err(error) if error.kind() == Kind::Training => {
@@ -281,8 +311,15 @@ impl Job {
             outcome.loss = Some(loss);
             pace.add(&examples, parameters.config().vision.num_tokens());
             let (examples_per_s, tokens_per_s) = pace.rates();
-            let line =
-                StepLine { step: at.step, loss, lr, grad_norm: norm, examples_per_s, tokens_per_s, peak_rss_bytes: peak_rss() };
+            let line = StepLine {
+                step: at.step,
+                loss,
+                lr,
+                grad_norm: norm,
+                examples_per_s,
+                tokens_per_s,
+                peak_rss_bytes: peak_rss(),
+            };
             if at.step % self.recipe.log_every == 0 || at.step == end {
                 record.add(&line)?;
                 pace = Pace::new();
@@ -325,8 +362,11 @@ impl Job {
             Err(error) => return Err(Error::io(&path, error)),
         }
         if self.states().exists() {
-            return Err(Error::usage(format!("{} holds states of a run and no recipe", self.recipe.out.display()))
-                .hint("give another folder with out=…"));
+            return Err(Error::usage(format!(
+                "{} holds states of a run and no recipe",
+                self.recipe.out.display()
+            ))
+            .hint("give another folder with out=…"));
         }
         let environment = json!({
             "program": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
@@ -337,25 +377,14 @@ impl Job {
         replace(&path, self.recipe.to_toml().as_bytes())
     }
 
-    /// One step → its loss and the norm of its gradients.
-    fn step(&self, parameters: &mut Parameters, step: u64, examples: &[Ready]) -> Result<(f64, f64)> {
-        let (share, objective) = (Share::of(examples), self.objective(parameters));
-        let mut gradients = parameters.begin(step);
-        let mut loss = 0.0;
-        for together in examples.chunks(self.recipe.micro_batch()) {
-            let pass = self.pass(parameters, together);
-            let model = parameters.model(true)?;
-            let give = &mut |id, part| parameters.add(&mut gradients, id, part);
-            loss += step::loss(model, together, &objective, share, pass, Some(give))?;
-            if !loss.is_finite() {
-                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
-            }
-        }
-        Ok((loss, parameters.finish(gradients)?))
-    }
-
     /// Keeps what a broken step leaves: its examples, and the weights before it, if they are as they were.
-    fn stop_broken(&self, error: Error, parameters: &mut Parameters, at: &Position, examples: &[Ready]) -> Error {
+    fn stop_broken(
+        &self,
+        error: Error,
+        parameters: &mut Parameters,
+        at: &Position,
+        examples: &[Ready],
+    ) -> Error {
         let list = examples.iter().map(|ready| {
             json!({ "place": ready.place, "draw": ready.draw.number, "prefix": ready.prefix, "suffix": ready.suffix })
         });
@@ -366,16 +395,19 @@ impl Job {
         if !is_fused(&self.recipe) && at.step > 0 {
             let _ = self.save(parameters, at, false);
         }
-        error
-            .at(format!("step {}", at.step + 1))
-            .expected("a finite number")
-            .hint(format!("the batch is told in {}; a lower lr, a longer warmup or clip=1 may help", path.display()))
+        error.at(format!("step {}", at.step + 1)).expected("a finite number").hint(format!(
+            "the batch is told in {}; a lower lr, a longer warmup or clip=1 may help",
+            path.display()
+        ))
     }
 
     fn save(&self, parameters: &Parameters, at: &Position, is_first: bool) -> Result<PathBuf> {
         if let Some(name) = parameters.broken() {
-            return Err(Error::new(Kind::Training, format!("{name} holds a number that is not finite, and is not saved"))
-                .at(format!("step {}", at.step)));
+            return Err(Error::new(
+                Kind::Training,
+                format!("{name} holds a number that is not finite, and is not saved"),
+            )
+            .at(format!("step {}", at.step)));
         }
         let kept = parameters.kept();
         let weights: Vec<state::Part<'_>> = kept
@@ -400,20 +432,22 @@ impl Job {
     }
 
     fn evaluate(&self, parameters: &Parameters, step: u64) -> Result<EvalLine> {
-        let Some((recipe, mixture)) = &self.eval else { return Err(Error::usage("there is nothing to evaluate on")) };
+        let Some((recipe, mixture)) = &self.eval else {
+            return Err(Error::usage("there is nothing to evaluate on"));
+        };
         let count = mixture.num_examples().min(recipe.examples.unwrap_or(usize::MAX) as u64);
-        let objective = Objective { is_token_mean: false, ..self.objective(parameters) };
-        let objective = Objective { rule: LossRule { label_smoothing: 0.0, z_loss: 0.0, ..objective.rule }, ..objective };
+        let options =
+            LossOptions { mean: Mean::Example, label_smoothing: 0.0, z_loss: 0.0, ..self.loss_options() };
         let preparation = Preparation { augmentation: None, ..self.preparation.clone() };
         let (mut sum, mut exact) = (0.0, 0);
-        let model = parameters.model(false)?;
+        let model = parameters.model();
         let eos = self.tokenizer().eos()?;
         for from in (0..count).step_by(self.recipe.micro_batch()) {
             let numbers = from..count.min(from + self.recipe.micro_batch() as u64);
             let examples: Vec<Ready> =
                 numbers.map(|number| preparation.prepare(mixture, number)).collect::<Result<_>>()?;
-            let share = Share { examples: count as usize, tokens: 0 };
-            sum += step::loss(model.clone(), &examples, &objective, share, Pass::plain(), None)?;
+            let loss = model.batch_loss(&self.lessons(&examples, step), &options, None)?;
+            sum += loss.value * examples.len() as f64 / count as f64;
             if !recipe.answers {
                 continue;
             }
@@ -429,7 +463,8 @@ impl Job {
             // No answer that is exact has more tokens.
             let longest = examples.iter().map(|ready| ready.tokens.ids.len() - ready.tokens.num_prefix).max();
             let options = Options { max_tokens: longest.unwrap_or(1), ..Options::default() };
-            let (answers, _) = Generator::new(&model, eos).run(&prompts, &options, &mut |_, _, _| ControlFlow::Continue(()))?;
+            let (answers, _) = Generator::new(model, eos)
+                .run(&prompts, &options, &mut |_, _, _| ControlFlow::Continue(()))?;
             for (ready, answer) in examples.iter().zip(answers) {
                 let text = self.tokenizer().decode(&answer.tokens);
                 let (example, _) = mixture.example(ready.draw)?;
@@ -451,8 +486,9 @@ impl Job {
     /// `Kind::Usage`: nothing is saved yet, or `out` exists. A state that is damaged; writing.
     pub fn export(&self, out: &Path, dtype: Option<DType>, merge: bool) -> Result<u64> {
         let saved = state::latest(&self.states(), &mut |_| ())?;
-        let saved = saved.ok_or_else(|| Error::usage(format!("{} holds no saved state", self.recipe.out.display())))?;
-        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let saved = saved
+            .ok_or_else(|| Error::usage(format!("{} holds no saved state", self.recipe.out.display())))?;
+        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         parameters.restore(&|name| saved.weights.tensor(name), &|name| saved.optimiser.tensor(name))?;
         let adapter = parameters.adapter();
         if let (Some(adapter), false) = (&adapter, merge) {
@@ -464,9 +500,18 @@ impl Job {
             _ => DType::BF16,
         };
         let files = companions(&self.checkpoint)?;
-        let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
-        write_folder(parameters.config(), out, dtype.unwrap_or(stored), &files, &mut |name, _| {
-            let weight = parameters.weight(name)?;
+        let files: Vec<(&str, &[u8])> =
+            files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+        let mut config = parameters.config().clone();
+        if !self.recipe.model.final_softcap {
+            config.text.final_logit_softcapping = None;
+        }
+        let learned: HashMap<String, Tensor> = parameters.kept().into_iter().collect();
+        write_folder(&config, out, dtype.unwrap_or(stored), &files, &mut |name, _| {
+            if let Some(tensor) = learned.get(name) {
+                return Ok(tensor.clone());
+            }
+            let weight = dequantise(&self.checkpoint.weight(name)?, DType::F32);
             Ok(match (&adapter, name.strip_suffix(".weight")) {
                 (Some(adapter), Some(layer)) => adapter.merged(layer, &weight),
                 _ => weight,
@@ -491,7 +536,10 @@ impl Pace {
 
     fn add(&mut self, examples: &[Ready], image_tokens: usize) {
         self.examples += examples.len();
-        self.tokens += examples.iter().map(|ready| step::num_tokens(ready, image_tokens)).sum::<usize>();
+        self.tokens += examples
+            .iter()
+            .map(|ready| ready.pixels.len() * image_tokens + ready.tokens.inputs().len())
+            .sum::<usize>();
     }
 
     /// Time that was not spent on steps.

@@ -197,7 +197,8 @@ fn write_tensors(disk: &Disk, path: &Path, parts: &[Part<'_>]) -> io::Result<(u6
     const PIECE: usize = 16 << 20;
     let mut out = BufWriter::with_capacity(1 << 20, disk.create(path)?);
     let mut hash = Context::new(&SHA256);
-    let header = safetensors_header(parts.iter().map(|part| (part.name.as_str(), part.dtype, &part.shape[..])));
+    let header =
+        safetensors_header(parts.iter().map(|part| (part.name.as_str(), part.dtype, &part.shape[..])));
     let mut len = 0;
     for bytes in std::iter::once(&header[..]).chain(parts.iter().map(|part| part.bytes)) {
         for piece in bytes.chunks(PIECE) {
@@ -238,7 +239,8 @@ fn states(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut all = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| Error::io(root, e))?.path();
-        let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")?.parse().ok());
+        let step =
+            path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")?.parse().ok());
         if let Some(step) = step.filter(|&step| path.ends_with(name(step))) {
             all.push((step, path));
         }
@@ -302,7 +304,12 @@ pub(super) fn latest(root: &Path, damaged: &mut dyn FnMut(&Error)) -> Result<Opt
 fn open(path: &Path) -> Result<Saved> {
     let position = check(path)?;
     let tensors = |file: &str| NamedTensors::open(&path.join(file));
-    Ok(Saved { path: path.to_path_buf(), position, weights: tensors(WEIGHTS)?, optimiser: tensors(OPTIMISER)? })
+    Ok(Saved {
+        path: path.to_path_buf(),
+        position,
+        weights: tensors(WEIGHTS)?,
+        optimiser: tensors(OPTIMISER)?,
+    })
 }
 
 /// Reads every byte of a state and compares it with the manifest.
@@ -318,13 +325,15 @@ pub(super) fn check(path: &Path) -> Result<Position> {
         Ok(_) => fs::read(&manifest).map_err(|e| Error::io(&manifest, e))?,
         Err(_) => return Err(damaged("the state has no manifest".into())),
     };
-    let json: Value =
-        serde_json::from_slice(&text).map_err(|e| damaged(format!("the state's manifest is no JSON: {e}")))?;
+    let json: Value = serde_json::from_slice(&text)
+        .map_err(|e| damaged(format!("the state's manifest is no JSON: {e}")))?;
     if json.get(OWN_HASH).and_then(Value::as_str) != Some(&own_hash(&json)) {
         return Err(damaged("the state's manifest has changed since it was written".into()));
     }
     let number = |key: &str| {
-        json.get(key).and_then(Value::as_u64).ok_or_else(|| damaged(format!("the state's manifest has no {key}")))
+        json.get(key)
+            .and_then(Value::as_u64)
+            .ok_or_else(|| damaged(format!("the state's manifest has no {key}")))
     };
     if number("format")? != FORMAT {
         return Err(damaged("the state is of another version of this program".into()));
@@ -336,7 +345,8 @@ pub(super) fn check(path: &Path) -> Result<Position> {
     for file in [WEIGHTS, OPTIMISER] {
         let told = json.pointer(&format!("/files/{file}"));
         let told = |key: &str| told.and_then(|file| file.get(key));
-        let (Some(len), Some(sha256)) = (told("bytes").and_then(Value::as_u64), told("sha256").and_then(Value::as_str))
+        let (Some(len), Some(sha256)) =
+            (told("bytes").and_then(Value::as_u64), told("sha256").and_then(Value::as_str))
         else {
             return Err(damaged(format!("the state's manifest does not tell of {file}")));
         };
@@ -344,7 +354,9 @@ pub(super) fn check(path: &Path) -> Result<Position> {
         let is_there = fs::metadata(&whole).map(|data| data.len());
         if is_there.as_ref().ok() != Some(&len) {
             return Err(match is_there {
-                Ok(there) => damaged(format!("{file} of the state has {there} bytes")).expected(format!("{len}")),
+                Ok(there) => {
+                    damaged(format!("{file} of the state has {there} bytes")).expected(format!("{len}"))
+                }
                 Err(_) => damaged(format!("the state has no {file}")),
             });
         }
@@ -389,9 +401,12 @@ impl Lock {
             Err(fs::TryLockError::WouldBlock) => {
                 let mut who = String::new();
                 let _ = file.read_to_string(&mut who);
-                return Err(Error::new(Kind::Usage, format!("another run is training in {}", folder.display()))
-                    .expected(format!("a folder of its own; this one is held by {}", who.trim()))
-                    .hint("wait for it, or give another folder with out=…"));
+                return Err(Error::new(
+                    Kind::Usage,
+                    format!("another run is training in {}", folder.display()),
+                )
+                .expected(format!("a folder of its own; this one is held by {}", who.trim()))
+                .hint("wait for it, or give another folder with out=…"));
             }
         }
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -439,7 +454,12 @@ mod tests {
 
     fn save_step(disk: &Disk, root: &Path, step: u64, keep: usize) -> Result<PathBuf> {
         let tensors = parts(step as u8);
-        let part = |(name, bytes): &'static (String, Vec<u8>)| Part { name: name.clone(), dtype: DType::F32, shape: vec![bytes.len() / 4], bytes };
+        let part = |(name, bytes): &'static (String, Vec<u8>)| Part {
+            name: name.clone(),
+            dtype: DType::F32,
+            shape: vec![bytes.len() / 4],
+            bytes,
+        };
         let leaked: &'static [(String, Vec<u8>)] = Vec::leak(tensors);
         let parts: Vec<Part<'_>> = leaked.iter().map(part).collect();
         let position = Position { step, draws: step * 3, skipped: 1 };
@@ -490,7 +510,8 @@ mod tests {
                         Ok(_) => assert_eq!(step, Some(2), "{calls}"),
                         Err(error) => {
                             assert!(step == Some(1) || step == Some(2), "{calls}: {step:?}");
-                            let want = if how == io::ErrorKind::StorageFull { Kind::Resource } else { Kind::Io };
+                            let want =
+                                if how == io::ErrorKind::StorageFull { Kind::Resource } else { Kind::Io };
                             assert_eq!(error.kind(), want, "{calls}: {error}");
                         }
                     }
@@ -498,7 +519,11 @@ mod tests {
                     clean(root.path()).unwrap();
                     save_step(&Disk::default(), root.path(), 2, 1).unwrap();
                     assert_eq!(latest_step(root.path()), Some(2), "{calls}");
-                    if saved.is_ok() && disk.failing.is_some_and(|f| f.calls_left.get() > 0 && f.calls_left.get() < u64::MAX / 2) {
+                    if saved.is_ok()
+                        && disk
+                            .failing
+                            .is_some_and(|f| f.calls_left.get() > 0 && f.calls_left.get() < u64::MAX / 2)
+                    {
                         assert!(calls > 15, "only {calls} calls were made to fail");
                         break;
                     }

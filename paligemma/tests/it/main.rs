@@ -17,3 +17,4 @@ mod masks;
 mod quantised;
 mod tidy;
 mod tokenizer;
+mod train;

@@ -7,7 +7,7 @@ use std::path::Path;
 use paligemma_tensor::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, NamedTensors, canonical, names, safetensors_bytes, write_files};
+use crate::checkpoint::{NamedTensors, canonical, names, safetensors_bytes, write_files};
 use crate::config::Config;
 use crate::model::Lora;
 use crate::{Error, Result};
@@ -60,15 +60,17 @@ impl Adapter {
         let path = folder.join("adapter_config.json");
         let place = path.display().to_string();
         if !path.is_file() {
-            return Err(Error::usage(format!("{} holds no adapter", folder.display()))
-                .expected("a folder with adapter_config.json and adapter_model.safetensors, as peft writes it"));
+            return Err(Error::usage(format!("{} holds no adapter", folder.display())).expected(
+                "a folder with adapter_config.json and adapter_model.safetensors, as peft writes it",
+            ));
         }
         let io = |error| Error::io(&path, error);
         if path.metadata().map_err(io)?.len() > MAX_CONFIG {
             return Err(Error::model("the adapter's configuration is too large").at(place));
         }
-        let json: Value = serde_json::from_slice(&std::fs::read(&path).map_err(io)?)
-            .map_err(|error| Error::model(format!("the adapter's configuration is no JSON: {error}")).at(place.clone()))?;
+        let json: Value = serde_json::from_slice(&std::fs::read(&path).map_err(io)?).map_err(|error| {
+            Error::model(format!("the adapter's configuration is no JSON: {error}")).at(place.clone())
+        })?;
         let (rank, alpha, dropout) = check_config(&json).map_err(|error| error.at(place))?;
         let file = folder.join("adapter_model.safetensors");
         let place = file.display().to_string();
@@ -76,13 +78,16 @@ impl Adapter {
         let shapes: BTreeMap<String, [usize; 2]> = linear_layers(config).into_iter().collect();
         let mut halves: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
         for name in tensors.names() {
-            let of_layer = [".lora_A.weight", ".lora_B.weight"].iter().enumerate().find_map(|(half, ending)| {
-                let module = name.strip_prefix("base_model.model.")?.strip_suffix(ending)?;
-                Some((half, canonical(&format!("{module}.weight"))?.strip_suffix(".weight")?.to_string()))
-            });
+            let of_layer =
+                [".lora_A.weight", ".lora_B.weight"].iter().enumerate().find_map(|(half, ending)| {
+                    let module = name.strip_prefix("base_model.model.")?.strip_suffix(ending)?;
+                    Some((half, canonical(&format!("{module}.weight"))?.strip_suffix(".weight")?.to_string()))
+                });
             let Some((half, layer)) = of_layer.filter(|(_, layer)| shapes.contains_key(layer)) else {
-                return Err(Error::model(format!("the adapter has a tensor for no linear layer of this model, \"{name}\""))
-                    .at(place));
+                return Err(Error::model(format!(
+                    "the adapter has a tensor for no linear layer of this model, \"{name}\""
+                ))
+                .at(place));
             };
             let [out, inputs] = shapes[&layer];
             let want = [[rank, inputs], [out, rank]][half];
@@ -93,14 +98,19 @@ impl Adapter {
                     .expected(format!("{want:?}: rank {rank}, and the layer's size")));
             }
             if tensor.as_f32().iter().any(|x| !x.is_finite()) {
-                return Err(Error::model(format!("tensor \"{name}\" holds numbers that are not finite")).at(place));
+                return Err(
+                    Error::model(format!("tensor \"{name}\" holds numbers that are not finite")).at(place)
+                );
             }
             halves.entry(layer).or_default()[half] = Some(tensor);
         }
         let mut layers = BTreeMap::new();
         for (layer, halves) in halves {
             let [Some(a), Some(b)] = halves else {
-                return Err(Error::model(format!("the adapter of {layer} has only one of lora_A and lora_B")).at(place));
+                return Err(Error::model(format!(
+                    "the adapter of {layer} has only one of lora_A and lora_B"
+                ))
+                .at(place));
             };
             layers.insert(layer, Pair { a, b });
         }
@@ -179,17 +189,6 @@ impl Adapter {
         }
         Tensor::from_f32(sum, weight.shape())
     }
-
-    /// Writes the base model with the adapter merged into it, as a folder of `dtype`.
-    ///
-    /// # Errors
-    /// Those of [`crate::checkpoint::write_folder`]; a tensor that cannot be read.
-    pub fn merge(&self, base: &Checkpoint, folder: &Path, dtype: DType, files: &[(&str, &[u8])]) -> Result<()> {
-        crate::checkpoint::write_folder(base.config(), folder, dtype, files, &mut |name, _| {
-            let plain = crate::checkpoint::dequantise(&base.weight(name)?, DType::F32);
-            Ok(name.strip_suffix(".weight").map_or_else(|| plain.clone(), |layer| self.merged(layer, &plain)))
-        })
-    }
 }
 
 /// The rank, alpha and dropout of a configuration that asks for nothing else.
@@ -226,11 +225,14 @@ fn check_config(json: &Value) -> Result<(usize, f64, f64)> {
     ];
     for (key, what) in UNSUPPORTED {
         if json.get(key).is_some_and(|value| !is_nothing(value)) {
-            return Err(Error::model(format!("the adapter has {what}, which is not supported")).expected("plain LoRA"));
+            return Err(Error::model(format!("the adapter has {what}, which is not supported"))
+                .expected("plain LoRA"));
         }
     }
     if json.get("bias").is_some_and(|bias| bias != "none" && !bias.is_null()) {
-        return Err(Error::model("the adapter has trained biases, which is not supported").expected("bias: none"));
+        return Err(
+            Error::model("the adapter has trained biases, which is not supported").expected("bias: none")
+        );
     }
     // These ways to begin change the weights of the base model.
     let init = json.get("init_lora_weights").and_then(Value::as_str).unwrap_or("");
@@ -240,7 +242,8 @@ fn check_config(json: &Value) -> Result<(usize, f64, f64)> {
     }
     let number = |key: &str| json.get(key).and_then(Value::as_f64);
     let rank = json.get("r").and_then(Value::as_u64).filter(|r| (1..=65_536).contains(r));
-    let rank = rank.ok_or_else(|| Error::model("the adapter's r is no rank").expected("a whole number from 1"))?;
+    let rank =
+        rank.ok_or_else(|| Error::model("the adapter's r is no rank").expected("a whole number from 1"))?;
     let alpha = number("lora_alpha").filter(|alpha| alpha.is_finite());
     let alpha = alpha.ok_or_else(|| Error::model("the adapter's lora_alpha is no number"))?;
     Ok((rank as usize, alpha, number("lora_dropout").unwrap_or(0.0)))
@@ -256,7 +259,9 @@ fn target_modules<'a>(layers: impl Iterator<Item = &'a str>) -> String {
     let (mut by_number, mut others): (Map<String, Value>, Vec<String>) = (Map::new(), Vec::new());
     for layer in layers {
         let module = peft_module(layer);
-        let parts = module.split_once(".layers.").and_then(|(head, tail)| Some((head.to_string(), tail.split_once('.')?)));
+        let parts = module
+            .split_once(".layers.")
+            .and_then(|(head, tail)| Some((head.to_string(), tail.split_once('.')?)));
         match parts {
             Some((head, (number, tail))) => {
                 let key = format!("{head} {tail}");
@@ -273,9 +278,14 @@ fn target_modules<'a>(layers: impl Iterator<Item = &'a str>) -> String {
     for (key, numbers) in by_number {
         let (head, tail) = key.split_once(' ').unwrap_or((&key, ""));
         let numbers: Vec<&str> = numbers.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        together.entry((head.replace('.', r"\."), numbers.join("|"))).or_default().push(tail.replace('.', r"\."));
+        together
+            .entry((head.replace('.', r"\."), numbers.join("|")))
+            .or_default()
+            .push(tail.replace('.', r"\."));
     }
-    let patterns = together.into_iter().map(|((head, numbers), tails)| format!(r"{head}\.layers\.({numbers})\.({})", tails.join("|")));
+    let patterns = together
+        .into_iter()
+        .map(|((head, numbers), tails)| format!(r"{head}\.layers\.({numbers})\.({})", tails.join("|")));
     patterns.chain(others).collect::<Vec<_>>().join("|")
 }
 
@@ -295,8 +305,12 @@ mod tests {
             }
         };
         check(
-            &["language_model.layers.0.self_attn.q_proj", "language_model.layers.1.self_attn.q_proj",
-              "language_model.layers.0.mlp.up_proj", "language_model.layers.1.mlp.up_proj"],
+            &[
+                "language_model.layers.0.self_attn.q_proj",
+                "language_model.layers.1.self_attn.q_proj",
+                "language_model.layers.0.mlp.up_proj",
+                "language_model.layers.1.mlp.up_proj",
+            ],
             r"model\.language_model\.layers\.(0|1)\.(self_attn\.q_proj|mlp\.up_proj)",
         );
         check(
