@@ -128,6 +128,38 @@ def of_vqvae():
     )
 
 
+def of_learning():
+    """One step of learning on two masks, as AiT takes it, in f64; nothing that a ReLU of theirs takes is nearer to zero than 3e-5,
+    so that rounding moves none over its kink. A line a number or tensor: its name, its norm, and its sum with
+    weights in [-1, 1) that both sides compute."""
+    model = vqvae()
+    codebook = weights(model).double()
+    model.double()
+    masks = torch.from_numpy(np.stack([soft_mask(3490), soft_mask(3322)])).double()
+    x = 2 * (masks[:, None] - 0.5)
+    inputs = model["encoder"](x).permute(0, 2, 3, 1).reshape(-1, 512)
+    codes = torch.cdist(inputs, codebook).argmin(-1)
+    quantized = codebook[codes]
+    commitment = 0.25 * nn.functional.mse_loss(quantized.detach(), inputs)
+    quantized = inputs + (quantized - inputs).detach()
+    decoded = model["decoder"](quantized.reshape(2, 4, 4, 512).permute(0, 3, 1, 2))
+    reconstruction = nn.functional.mse_loss(decoded, x)
+    (reconstruction + commitment).backward()
+    chosen = nn.functional.one_hot(codes, 128).double()
+    decay, small = 0.99, 1e-5
+    counts = decay * torch.ones(128).double() + (1 - decay) * chosen.sum(0)
+    sums = decay * codebook + (1 - decay) * chosen.T @ inputs.detach()
+    size = (counts + small) / (counts.sum() + 128 * small) * counts.sum()
+    lines = [f"reconstruction\t{reconstruction.item()!r}\t0", f"commitment\t{commitment.item()!r}\t0"]
+    tensors = {name: parameter.grad for name, parameter in model.named_parameters()}
+    tensors["_vq_vae._embedding"] = sums / size[:, None]
+    for stream, (name, tensor) in enumerate(sorted(tensors.items())):
+        numbers = tensor.double().flatten().numpy()
+        dot = float(numbers @ uniform(5_000 + stream, len(numbers)).astype(np.float64))
+        lines.append(f"{name}\t{float(np.sqrt(numbers @ numbers))!r}\t{dot!r}")
+    (OUT / "vqvae_step.tsv").write_text("\n".join(lines) + "\n")
+
+
 def crc(data):
     return f"{zlib.crc32(data):08x}"
 
@@ -181,5 +213,6 @@ def of_polygons():
 if __name__ == "__main__":
     OUT.mkdir(exist_ok=True)
     of_vqvae()
+    of_learning()
     of_pasting()
     of_polygons()

@@ -5,7 +5,9 @@ use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValuePar
 use paligemma::{
     DType, Isa,
     checkpoint::{Form, Scheme},
+    data::playground::{Split, Task},
     detection::Finding,
+    eval::Metric,
     generate::{BeamRule, Options, Sampling},
     image::{
         Choice,
@@ -153,6 +155,68 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         what: DataVerb,
     },
+    /// Draw pictures, and make examples of every task about them: JSONL to train on and to score with.
+    #[command(
+        after_help = "Writes OUT/SPLIT.jsonl and the pictures in OUT/SPLIT; neither may exist. Each line has `image` (or a \
+        list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`, and `masks`, the true ones as COCO run lengths, where \
+        the answer has masks. Line N of a split and a \
+        seed is always the same, whatever the count and the side. No example is in two splits; in `compositional` each thing \
+        has colours that it has in no other. Without --vqvae the tasks with masks are left out; `refer` and `aerial`, kept \
+        for transfers, come only with --tasks.\n\n\
+        JSON: `path`, `lines`, `pictures`, and `tasks`: for each its `count`, the most frequent answer (`majority_answer`), how \
+        often it is right (`majority`), and how often an answer drawn at random from all of them is (`chance`).\n\n\
+        Examples:\n  \
+        paligemma playground drawn --split val --count 1000\n  \
+        paligemma playground drawn --split test --count 200 --tasks colour,count --size 448"
+    )]
+    Playground {
+        /// The folder to write into.
+        out: PathBuf,
+        /// Which part.
+        #[arg(long, default_value = "train")]
+        split: SplitArg,
+        /// How many examples.
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        count: u32,
+        /// Another seed gives other examples.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Width and height of the pictures.
+        #[arg(long, default_value_t = 224, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(28..=2048))]
+        size: u16,
+        /// Only these tasks, equally often: caption, ocr, read, colour, which, count, presence, where, relation, compare,
+        /// chart, pair, frames, question, detect, segment, grounded, refer, aerial.
+        #[arg(long, value_name = "TASK,TASK", value_delimiter = ',', value_parser = playground_task)]
+        tasks: Vec<Task>,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
+    /// Score answers that `predict` wrote beside what should have been answered.
+    #[command(
+        after_help = "Each line of PREDICTIONS has `answer` and `suffix`, or a list of them. Metrics: exact, the part of the \
+        answers that are a suffix, letter for letter; cider, CIDEr-D of captions as pycocoevalcap has it (papers print it \
+        times 100); ap, COCO's average precision of boxes, ranked by `detections` if the lines have them; miou, mean \
+        intersection over union, of masks where the line has `masks` or the suffix has codes (with --vqvae), else of boxes. An \
+        answer that cannot be read scores 0. The interval is the middle 95 % of a bootstrap over the lines. Where lines have \
+        `task`, each task has figures of its own.\n\n\
+        JSON: `metric`, `count`, `seed`, `figures` (by name, each with `value`, `low`, `high`), and `tasks`, for each its \
+        `count` and `figures`.\n\n\
+        Examples:\n  \
+        paligemma score answers.jsonl --metric exact\n  \
+        paligemma score found.jsonl --metric ap --json"
+    )]
+    Score {
+        /// The predictions, one JSON object a line.
+        predictions: PathBuf,
+        /// How answers are compared.
+        #[arg(long)]
+        metric: MetricArg,
+        /// Of the bootstrap.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        #[command(flatten)]
+        vqvae: VqVaeArg,
+    },
     /// Train a model by a recipe; started again with the same run folder it goes on.
     #[command(
         after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
@@ -204,6 +268,34 @@ pub(crate) enum Verb {
         /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
         dtype: Option<TypeOrScheme>,
+    },
+    /// Join an image encoder and a language model to the start of a PaliGemma: Stage 1 begins with it.
+    #[command(
+        override_usage = "paligemma assemble [OPTIONS] --vision <SIGLIP> --language <GEMMA> <OUT>",
+        after_help = "SIGLIP and GEMMA are folders in Hugging Face's format (model_type siglip or siglip_vision_model; gemma or \
+        gemma2), npz files of big_vision, or PaliGemmas, of which the part is taken. The projector is zero; the table gets \
+        rows drawn from N(0, 0.02) for <loc0000> to <seg127>; position embeddings stay.\n\n\
+        JSON: `path`, `parameters`, `bytes`, `new_rows`, `image_token_index`, `dtype`, `seed`.\n\n\
+        Example:\n  paligemma assemble --vision google/siglip-so400m-patch14-224 --language google/gemma-2b ./start"
+    )]
+    Assemble {
+        /// The image encoder.
+        #[arg(long, value_name = "SIGLIP")]
+        vision: String,
+        /// The language model.
+        #[arg(long, value_name = "GEMMA")]
+        language: String,
+        /// The folder to write.
+        out: PathBuf,
+        /// A tokenizer.json or tokenizer.model in place of the language model's.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// The type of all tensors; training wants f32.
+        #[arg(long, default_value = "f32")]
+        dtype: Type,
+        /// Of the new rows.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
     },
     /// Compare two models on the same inputs: what a quantisation or another type costs.
     #[command(
@@ -513,6 +605,53 @@ pub(crate) struct DataArgs {
     /// The suffix, with fields in braces; a list gives several.
     #[arg(long, value_name = "TEMPLATE", default_value = "{suffix}")]
     pub(crate) suffix: String,
+}
+
+/// How answers are compared.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetricArg {
+    Exact,
+    Cider,
+    Ap,
+    Miou,
+}
+
+impl From<MetricArg> for Metric {
+    fn from(metric: MetricArg) -> Metric {
+        match metric {
+            MetricArg::Exact => Metric::Exact,
+            MetricArg::Cider => Metric::Cider,
+            MetricArg::Ap => Metric::Ap,
+            MetricArg::Miou => Metric::Miou,
+        }
+    }
+}
+
+/// A part of the playground.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SplitArg {
+    Train,
+    Val,
+    Test,
+    Compositional,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Split {
+        match split {
+            SplitArg::Train => Split::Train,
+            SplitArg::Val => Split::Val,
+            SplitArg::Test => Split::Test,
+            SplitArg::Compositional => Split::Compositional,
+        }
+    }
+}
+
+fn playground_task(name: &str) -> Result<Task, String> {
+    Task::of(name).ok_or_else(|| {
+        let names: Vec<&str> = Task::ALL.iter().map(|task| task.name()).collect();
+        format!("there is no such task; there are {}", names.join(", "))
+    })
 }
 
 /// Whose annotations.

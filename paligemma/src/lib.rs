@@ -12,6 +12,7 @@ pub mod data;
 pub mod detection;
 pub mod drift;
 pub mod error;
+pub mod eval;
 pub mod generate;
 pub mod image;
 pub mod masks;

@@ -118,8 +118,7 @@ fn attention_backward_on(
         group: n / num_key_heads,
         num_key_heads,
         h,
-        scale: rule.scale,
-        softcap: rule.softcap,
+        rule,
     };
     let positions_per_strip = (STRIP / head.group).max(1);
     let tasks_per_head = TASKS.div_ceil(num_key_heads);
@@ -171,8 +170,7 @@ struct Head<'a> {
     group: usize,
     num_key_heads: usize,
     h: usize,
-    scale: f32,
-    softcap: Option<f32>,
+    rule: AttentionRule,
 }
 
 impl Head<'_> {
@@ -239,16 +237,7 @@ impl Head<'_> {
                     .map(move |j| (j - from) * padded + i * group)
             };
             let hidden: Vec<usize> = (0..strip.len()).flat_map(hidden).collect();
-            softmax_gradient(
-                packing.isa,
-                &mut scores,
-                &mut slopes,
-                padded,
-                self.scale,
-                self.softcap,
-                &hidden,
-                group,
-            );
+            softmax_gradient(packing.isa, &mut scores, &mut slopes, padded, self.rule, &hidden, group);
             // dv += p·dy and dk += slopes·q, both [S, R]·[R, H].
             let a_row = packing.depth(padded) + GAP;
             let mut left = vec![0; seen * a_row];
@@ -281,8 +270,7 @@ multiversion! {
     /// Products k·q and v·dy, `[S, R]`, become probabilities and the gradient of k·q. The scores of `hidden`, and of the
     /// `group` - 1 behind each, are not seen.
     fn softmax_gradient(
-        scores: &mut [f32], slopes: &mut [f32], padded: usize, scale: f32, softcap: Option<f32>, hidden: &[usize],
-        group: usize,
+        scores: &mut [f32], slopes: &mut [f32], padded: usize, rule: AttentionRule, hidden: &[usize], group: usize,
     ) = softmax_gradient_body
 }
 
@@ -291,11 +279,11 @@ unsafe fn softmax_gradient_body<L: Lane>(
     scores: &mut [f32],
     slopes: &mut [f32],
     padded: usize,
-    scale: f32,
-    softcap: Option<f32>,
+    rule: AttentionRule,
     hidden: &[usize],
     group: usize,
 ) {
+    let AttentionRule { scale, softcap, .. } = rule;
     scores.iter_mut().for_each(|s| *s *= scale);
     // The gradient of a score by k·q.
     let mut caps = Vec::new();

@@ -44,6 +44,38 @@ pub fn sigmoid_contrastive(x_bd: &Tensor, y_bd: &Tensor, temperature: f32, bias:
     }
 }
 
+/// What keeps rows of zeros finite (big_vision's).
+const SMALL: f32 = 1e-8;
+
+/// Rows of length 1: x / (|x| + 1e-8), `x_bd` f32.
+pub fn unit_rows(x_bd: &Tensor) -> Tensor {
+    let d = x_bd.shape()[1];
+    let rows = x_bd.as_f32().chunks(d.max(1));
+    let unit = rows.flat_map(|row| {
+        let length = length(row) + SMALL;
+        row.iter().map(move |x| x / length)
+    });
+    Tensor::from_f32(unit.collect(), x_bd.shape())
+}
+
+/// The gradient of [`unit_rows`].
+pub fn unit_rows_backward(x_bd: &Tensor, dy_bd: &Tensor) -> Tensor {
+    let d = x_bd.shape()[1];
+    let rows = x_bd.as_f32().chunks(d.max(1)).zip(dy_bd.as_f32().chunks(d.max(1)));
+    let dx = rows.flat_map(|(x, dy)| {
+        let length = length(x);
+        let along: f32 = x.iter().zip(dy).map(|(x, dy)| x * dy).sum();
+        // d(x / (|x| + ε)) = dx / (|x| + ε) - x·(x·dx) / (|x|·(|x| + ε)²)
+        let (of_dy, of_x) = (1.0 / (length + SMALL), along / (length.max(SMALL) * (length + SMALL).powi(2)));
+        x.iter().zip(dy).map(move |(x, dy)| dy * of_dy - x * of_x)
+    });
+    Tensor::from_f32(dx.collect(), x_bd.shape())
+}
+
+fn length(row: &[f32]) -> f32 {
+    row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +96,16 @@ mod tests {
         check_gradient("y", &y, &all.dy, &ones, |y| loss(&x, y, &t, &b));
         check_gradient("temperature", &t, &number(all.dtemperature), &ones, |t| loss(&x, &y, t, &b));
         check_gradient("bias", &b, &number(all.dbias), &ones, |b| loss(&x, &y, &t, b));
+    }
+
+    #[test]
+    fn rows_of_length_one() {
+        let (x, dy) = (random(1, &[7, 13]), random(2, &[7, 13]));
+        check_gradient("x", &x, &unit_rows_backward(&x, &dy), &dy, unit_rows);
+        assert!(unit_rows(&x).as_f32().chunks(13).all(|row| (length(row) - 1.0).abs() < 1e-6));
+        let zeros = Tensor::zeros(&[1, 3]);
+        assert_eq!(unit_rows(&zeros).as_f32(), [0.0; 3]);
+        assert!(unit_rows_backward(&zeros, &zeros).as_f32().iter().all(|x| x.is_finite()));
     }
 
     #[test]

@@ -43,7 +43,7 @@ mod weight;
 
 pub use attention::{Mask, Segment, attention, attention_plain};
 pub use attention_backward::{AttentionRule, Span, attention_backward, attention_whole};
-pub use contrastive::{SigmoidContrastive, sigmoid_contrastive};
+pub use contrastive::{SigmoidContrastive, sigmoid_contrastive, unit_rows, unit_rows_backward};
 pub use convolution::{
     ConvolutionGradients, conv_transpose2d, conv_transpose2d_backward, conv_transpose2d_plain, conv2d,
     conv2d_backward, conv2d_plain, relu, relu_backward,

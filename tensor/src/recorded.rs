@@ -12,7 +12,8 @@ use crate::{
     attention_whole, bias_gradient, concat_rows, conv_transpose2d, conv_transpose2d_backward, conv2d,
     conv2d_backward, cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times,
     gelu_times_backward, gradient_dtype, input_gradient, layer_norm, layer_norm_backward, linear, relu,
-    relu_backward, rms_norm, rms_norm_backward, rope, rope_backward,
+    relu_backward, rms_norm, rms_norm_backward, rope, rope_backward, sigmoid_contrastive, unit_rows,
+    unit_rows_backward,
 };
 use std::ops::Range;
 
@@ -406,6 +407,47 @@ impl Tape {
         }
         let (node, runs) = (x_td.node, runs.to_vec());
         self.record(y, move |dy, gradients| gradients.add(node, || dropout(&dy, rate, &runs, site)))
+    }
+
+    /// [`unit_rows`](crate::unit_rows()) of `x_bd`.
+    pub fn unit_rows(&mut self, x_bd: &Value) -> Value {
+        let y = unit_rows(&x_bd.tensor);
+        if !self.wants(&[x_bd.node], &[]) {
+            return y.into();
+        }
+        let (node, x) = (x_bd.node, x_bd.tensor.clone());
+        self.record(y, move |dy, gradients| gradients.add(node, || unit_rows_backward(&x, &dy)))
+    }
+
+    /// [`sigmoid_contrastive`](crate::sigmoid_contrastive()) of `x_bd` and `y_bd` at the temperature e^`log_temperature`, both
+    /// parameters `[1]` → the loss, `[1]`, and the same as f64.
+    pub fn sigmoid_contrastive(
+        &mut self,
+        x_bd: &Value,
+        y_bd: &Value,
+        log_temperature: &Parameter,
+        bias: &Parameter,
+    ) -> (Value, f64) {
+        let number = |parameter: &Parameter| parameter.tensor().to_f32_vec()[0];
+        let temperature = number(log_temperature).exp();
+        let all = sigmoid_contrastive(&x_bd.tensor, &y_bd.tensor, temperature, number(bias));
+        let y = Tensor::from_f32(vec![all.loss as f32], &[1]);
+        let (nodes, ids) = ([x_bd.node, y_bd.node], [log_temperature.id, bias.id]);
+        if !self.wants(&nodes, &ids) {
+            return (y.into(), all.loss);
+        }
+        let value = self.record(y, move |dy, gradients| {
+            let factor = dy.as_f32()[0];
+            for (node, gradient) in nodes.into_iter().zip([all.dx, all.dy]) {
+                gradients.add(node, || times(&gradient, factor));
+            }
+            let by_log = all.dtemperature * f64::from(temperature);
+            for (id, gradient) in ids.into_iter().zip([by_log, all.dbias]) {
+                let gradient = gradient as f32 * factor;
+                gradients.give(id, || Contribution::Whole(Tensor::from_f32(vec![gradient], &[1])));
+            }
+        });
+        (value, all.loss)
     }
 
     /// [`cross_entropy`](crate::cross_entropy()) of `x_td` through the head `table_vd` → the loss, `[1]`, and the same as f64.

@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+mod assemble;
 mod bench;
 mod cache;
 mod convert;
@@ -9,10 +10,12 @@ mod drift;
 mod find;
 mod generated;
 mod mask;
+mod playground;
 mod plot;
 mod predict;
 mod random;
 mod run;
+mod score;
 mod show;
 mod tokenize;
 mod train;
@@ -66,10 +69,29 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             mask::encode(args, mask, vqvae.vqvae.as_deref(), *pixels)
         }
         Verb::Data { what } => data::data(args, what),
+        Verb::Playground { out, split, count, seed, size, tasks, vqvae } => {
+            let job = playground::Job {
+                out,
+                split: (*split).into(),
+                count: u64::from(*count),
+                seed: *seed,
+                side: usize::from(*size),
+                tasks,
+                vqvae: vqvae.vqvae.as_deref(),
+            };
+            playground::playground(args, &job)
+        }
+        Verb::Score { predictions, metric, seed, vqvae } => {
+            score::score(args, predictions, (*metric).into(), *seed, vqvae.vqvae.as_deref())
+        }
         Verb::Train(train) => train::train(args, train),
         Verb::Recipes { what } => train::recipes(args, what),
         Verb::Plot { run, output } => plot::plot(args, run, output.as_deref()),
         Verb::Show { model, tensors } => show::show(args, &model.model, *tensors),
+        Verb::Assemble { vision, language, out, tokenizer, dtype, seed } => {
+            let job = assemble::Job { tokenizer: tokenizer.as_deref(), dtype: (*dtype).into(), seed: *seed };
+            assemble::assemble(args, vision, language, out, &job)
+        }
         Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
         Verb::Drift { model_a, model_b, images, max_tokens } => {
             drift::drift(args, [model_a, model_b], images.as_deref(), (*max_tokens).into())

@@ -1,5 +1,6 @@
 //! The program's tests: one file a subject. Each plays in a folder of its own with a tiny random model.
 
+mod assemble;
 mod bench;
 mod convert;
 mod data;
@@ -9,6 +10,7 @@ mod help;
 mod hub;
 mod manners;
 mod mask;
+mod playground;
 mod predict;
 mod run;
 mod tokenize;
@@ -27,7 +29,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 28] = [
     "run",
     "caption",
     "ask",
@@ -37,11 +39,14 @@ const VERBS: [&str; 25] = [
     "predict",
     "mask",
     "data",
+    "playground",
+    "score",
     "train",
     "recipes",
     "plot",
     "show",
     "convert",
+    "assemble",
     "drift",
     "tokenize",
     "verify",

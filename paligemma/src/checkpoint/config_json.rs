@@ -152,22 +152,7 @@ impl ConfigFile {
         let (vision, is_vision_absent) = top.section("vision_config", &empty)?;
         let (text, is_text_absent) = top.section("text_config", &empty)?;
 
-        // An absent section takes PaliGemmaConfig's own defaults, an empty one those of its class.
-        vision.one_of("model_type", "siglip_vision_model", &["siglip_vision_model"])?;
-        vision.is_tanh_gelu("hidden_act", &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
-        if vision.int("num_channels", 3, 1, limits::DIMENSION)? != 3 {
-            return Err(vision.wrong("num_channels", "3, for RGB"));
-        }
-        let or = |of_paligemma, of_class| if is_vision_absent { of_paligemma } else { of_class };
-        let vision_config = VisionConfig {
-            image_size: vision.int("image_size", 224, 1, limits::IMAGE_SIDE)?,
-            patch_size: vision.int("patch_size", or(14, 16), 1, limits::PATCH_SIDE)?,
-            hidden_size: vision.int("hidden_size", or(1152, 768), 1, limits::DIMENSION)?,
-            intermediate_size: vision.int("intermediate_size", or(4096, 3072), 1, limits::DIMENSION)?,
-            num_hidden_layers: vision.int("num_hidden_layers", or(27, 12), 1, limits::LAYERS)?,
-            num_attention_heads: vision.int("num_attention_heads", or(16, 12), 1, limits::HEADS)?,
-            layer_norm_eps: vision.float("layer_norm_eps", 1e-6)?,
-        };
+        let vision_config = vision_config(&vision, is_vision_absent)?;
         let text_config = text_config(&text, is_text_absent)?;
 
         if top.int("projection_dim", 2048, 1, limits::DIMENSION)? != text_config.hidden_size {
@@ -194,6 +179,56 @@ impl ConfigFile {
             json,
         })
     }
+}
+
+/// The image encoder of a SigLIP's config.json, or of its vision tower's alone, or of a PaliGemma's.
+pub(super) fn siglip_config(json: &Value) -> Result<VisionConfig> {
+    let empty = Map::new();
+    let top = Section { path: "", keys: object(json)? };
+    match top.one_of("model_type", "", &["siglip", "siglip_vision_model", "paligemma"])? {
+        "siglip_vision_model" => vision_config(&top, false),
+        model_type => {
+            let (vision, is_absent) = top.section("vision_config", &empty)?;
+            // SigLIP's own defaults are those of its class.
+            vision_config(&vision, is_absent && model_type == "paligemma")
+        }
+    }
+}
+
+/// The language model of a Gemma's config.json, or of a PaliGemma's.
+pub(super) fn gemma_config(json: &Value) -> Result<TextConfig> {
+    let empty = Map::new();
+    let top = Section { path: "", keys: object(json)? };
+    match top.one_of("model_type", "", &["gemma", "gemma2", "paligemma"])? {
+        "paligemma" => {
+            let (text, is_absent) = top.section("text_config", &empty)?;
+            text_config(&text, is_absent)
+        }
+        _ => text_config(&top, false),
+    }
+}
+
+fn object(json: &Value) -> Result<&Map<String, Value>> {
+    json.as_object().ok_or_else(|| Error::model("config.json holds no object"))
+}
+
+/// An absent section takes PaliGemmaConfig's own defaults, an empty one those of its class.
+fn vision_config(vision: &Section<'_>, is_absent: bool) -> Result<VisionConfig> {
+    vision.one_of("model_type", "siglip_vision_model", &["siglip_vision_model"])?;
+    vision.is_tanh_gelu("hidden_act", &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
+    if vision.int("num_channels", 3, 1, limits::DIMENSION)? != 3 {
+        return Err(vision.wrong("num_channels", "3, for RGB"));
+    }
+    let or = |of_paligemma, of_class| if is_absent { of_paligemma } else { of_class };
+    Ok(VisionConfig {
+        image_size: vision.int("image_size", 224, 1, limits::IMAGE_SIDE)?,
+        patch_size: vision.int("patch_size", or(14, 16), 1, limits::PATCH_SIDE)?,
+        hidden_size: vision.int("hidden_size", or(1152, 768), 1, limits::DIMENSION)?,
+        intermediate_size: vision.int("intermediate_size", or(4096, 3072), 1, limits::DIMENSION)?,
+        num_hidden_layers: vision.int("num_hidden_layers", or(27, 12), 1, limits::LAYERS)?,
+        num_attention_heads: vision.int("num_attention_heads", or(16, 12), 1, limits::HEADS)?,
+        layer_norm_eps: vision.float("layer_norm_eps", 1e-6)?,
+    })
 }
 
 fn text_config(text: &Section, is_absent: bool) -> Result<TextConfig> {

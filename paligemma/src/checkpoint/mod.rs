@@ -1,5 +1,6 @@
 //! Checkpoints: names, safetensors, npz, the hub.
 
+mod assemble;
 mod config_json;
 mod convert;
 mod disk;
@@ -9,6 +10,7 @@ mod memory;
 pub mod names;
 mod npz;
 mod open;
+mod parts;
 mod quantised;
 mod random;
 mod recognise;
@@ -16,6 +18,7 @@ pub(crate) mod safetensors;
 mod tensors;
 mod write;
 
+pub use assemble::assemble;
 pub(crate) use convert::companions;
 pub use convert::{Summary, convert};
 pub(crate) use disk::check_space;
@@ -23,6 +26,7 @@ pub use disk::free_space;
 pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
+pub use parts::{LanguagePart, VisionPart};
 pub(crate) use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};

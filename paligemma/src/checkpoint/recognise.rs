@@ -9,71 +9,83 @@ use crate::{
 ///
 /// # Errors
 /// `Kind::Model` naming a tensor that is missing or has the wrong number of dimensions.
-pub(crate) fn recognise(tensors: &[(&str, &[usize])]) -> Result<Config> {
-    let shape = |wanted: &str| tensors.iter().find(|(key, _)| *key == wanted).map(|(_, shape)| *shape);
-    let missing = |key: &str, form: &str| {
-        let found = shape(key).map_or("is missing".to_string(), |s| format!("has shape {s:?}"));
-        let error = Error::model(format!("npz tensor {key:?} {found}")).expected(form.to_string());
-        if tensors.iter().any(|(key, _)| key.contains("encoderblock_0/")) {
-            return error
-                .hint("the layers stand one by one; only stacked layers, as published, are supported");
-        }
-        error.hint("only npz checkpoints of big_vision's PaliGemma and PaliGemma 2 are supported")
-    };
-    // Each pattern is the shape as names.rs has it; the table checks every tensor against the result.
-    macro_rules! dimensions {
-        ($key:literal, $form:literal, $pattern:pat => $value:expr) => {
-            match shape($key) {
-                Some($pattern) => $value,
-                _ => return Err(missing($key, $form)),
-            }
-        };
+pub(crate) fn recognise<K: AsRef<str>, S: AsRef<[usize]>>(tensors: &[(K, S)]) -> Result<Config> {
+    let vision = recognise_siglip(tensors)?;
+    let text = recognise_gemma(tensors)?;
+    // big_vision's table ends where Hugging Face's has `<image>`.
+    let config = Config { vision, image_token_index: text.vocab_size, text };
+    config.check().map_err(|e| e.at("the shape recognised from the tensors of the npz"))?;
+    Ok(config)
+}
+
+fn shape<'a, K: AsRef<str>, S: AsRef<[usize]>>(tensors: &'a [(K, S)], wanted: &str) -> Option<&'a [usize]> {
+    tensors.iter().find(|(key, _)| key.as_ref() == wanted).map(|(_, shape)| shape.as_ref())
+}
+
+fn missing<K: AsRef<str>, S: AsRef<[usize]>>(tensors: &[(K, S)], key: &str, form: &str) -> Error {
+    let found = shape(tensors, key).map_or("is missing".to_string(), |s| format!("has shape {s:?}"));
+    let error = Error::model(format!("npz tensor {key:?} {found}")).expected(form.to_string());
+    if tensors.iter().any(|(key, _)| key.as_ref().contains("encoderblock_0/")) {
+        return error.hint("the layers stand one by one; only stacked layers, as published, are supported");
     }
-    let patch = dimensions!("img/embedding/kernel", "[patch, patch, 3, width]", &[p, _, 3, _] => p);
-    let tokens = dimensions!("img/pos_embedding", "[1, tokens, width]", &[1, n, _] => n);
-    let (vision_layers, vision_width, vision_heads) = dimensions!(
+    error.hint("only npz checkpoints of big_vision's PaliGemma and PaliGemma 2 are supported")
+}
+
+// Each pattern is the shape as names.rs has it; the table checks every tensor against the result.
+macro_rules! dimensions {
+    ($tensors:ident, $key:literal, $form:literal, $pattern:pat => $value:expr) => {
+        match shape($tensors, $key) {
+            Some($pattern) => $value,
+            _ => return Err(missing($tensors, $key, $form)),
+        }
+    };
+}
+
+/// The image encoder alone, by keys that begin with `img/`.
+pub(super) fn recognise_siglip<K: AsRef<str>, S: AsRef<[usize]>>(tensors: &[(K, S)]) -> Result<VisionConfig> {
+    let patch = dimensions!(tensors, "img/embedding/kernel", "[patch, patch, 3, width]", &[p, _, 3, _] => p);
+    let tokens = dimensions!(tensors, "img/pos_embedding", "[1, tokens, width]", &[1, n, _] => n);
+    let (layers, width, heads) = dimensions!(tensors,
         "img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel",
         "[layers, width, heads, head size]", &[l, w, a, _] => (l, w, a));
-    let vision_mlp = dimensions!("img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel",
+    let mlp = dimensions!(tensors, "img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel",
         "[layers, width, mlp]", &[_, _, m] => m);
-    let (rows, width) = dimensions!("llm/embedder/input_embedding", "[rows, width]", &[v, d] => (v, d));
-    let (layers, mlp) = dimensions!("llm/layers/mlp/gating_einsum", "[layers, 2, width, mlp]",
-        &[l, 2, _, f] => (l, f));
-    let (heads, key_heads, head) = if shape("llm/layers/attn/qkv_einsum/w").is_some() {
-        dimensions!("llm/layers/attn/qkv_einsum/w", "[layers, 3, heads, width, head size]",
-            &[_, 3, n, _, h] => (n, n, h))
-    } else {
-        let k = dimensions!("llm/layers/attn/kv_einsum/w", "[layers, 2, key heads, width, head size]",
-            &[_, 2, k, _, _] => k);
-        dimensions!("llm/layers/attn/q_einsum/w", "[layers, heads, width, head size]",
-            &[_, n, _, h] => (n, k, h))
-    };
-    let has_post_norms = ["llm/layers/post_attention_norm/scale", "llm/layers/post_ffw_norm/scale"]
-        .iter()
-        .any(|k| shape(k).is_some());
-
     let grid = tokens.isqrt();
     if grid * grid != tokens || tokens == 0 {
         return Err(Error::model(format!("npz tensor \"img/pos_embedding\" is of {tokens} image tokens"))
             .expected("a square number of them"));
     }
-    let generation = if has_post_norms { GemmaGeneration::Gemma2 } else { GemmaGeneration::Gemma1 };
-    let config = Config {
-        vision: VisionConfig {
-            image_size: grid.saturating_mul(patch),
-            patch_size: patch,
-            hidden_size: vision_width,
-            intermediate_size: vision_mlp,
-            num_hidden_layers: vision_layers,
-            num_attention_heads: vision_heads,
-            layer_norm_eps: 1e-6,
-        },
-        text: TextConfig::usual(generation, [rows, width, mlp, layers, heads, key_heads, head]),
-        // big_vision's table ends where Hugging Face's has `<image>`.
-        image_token_index: rows,
+    Ok(VisionConfig {
+        image_size: grid.saturating_mul(patch),
+        patch_size: patch,
+        hidden_size: width,
+        intermediate_size: mlp,
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        layer_norm_eps: 1e-6,
+    })
+}
+
+/// The language model alone, by keys that begin with `llm/`.
+pub(super) fn recognise_gemma<K: AsRef<str>, S: AsRef<[usize]>>(tensors: &[(K, S)]) -> Result<TextConfig> {
+    let (rows, width) =
+        dimensions!(tensors, "llm/embedder/input_embedding", "[rows, width]", &[v, d] => (v, d));
+    let (layers, mlp) = dimensions!(tensors, "llm/layers/mlp/gating_einsum", "[layers, 2, width, mlp]",
+        &[l, 2, _, f] => (l, f));
+    let (heads, key_heads, head) = if shape(tensors, "llm/layers/attn/qkv_einsum/w").is_some() {
+        dimensions!(tensors, "llm/layers/attn/qkv_einsum/w", "[layers, 3, heads, width, head size]",
+            &[_, 3, n, _, h] => (n, n, h))
+    } else {
+        let k = dimensions!(tensors, "llm/layers/attn/kv_einsum/w",
+            "[layers, 2, key heads, width, head size]", &[_, 2, k, _, _] => k);
+        dimensions!(tensors, "llm/layers/attn/q_einsum/w", "[layers, heads, width, head size]",
+            &[_, n, _, h] => (n, k, h))
     };
-    config.check().map_err(|e| e.at("the shape recognised from the tensors of the npz"))?;
-    Ok(config)
+    let has_post_norms = ["llm/layers/post_attention_norm/scale", "llm/layers/post_ffw_norm/scale"]
+        .iter()
+        .any(|k| shape(tensors, k).is_some());
+    let generation = if has_post_norms { GemmaGeneration::Gemma2 } else { GemmaGeneration::Gemma1 };
+    Ok(TextConfig::usual(generation, [rows, width, mlp, layers, heads, key_heads, head]))
 }
 
 #[cfg(test)]

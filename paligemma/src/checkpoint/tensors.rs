@@ -72,6 +72,44 @@ impl NamedTensors {
         Ok(NamedTensors { source: Source::Safetensors { bytes, stored }, by_name })
     }
 
+    /// Whether a file begins as an npz does.
+    pub(super) fn is_npz(path: &Path) -> Result<bool> {
+        use std::io::Read;
+        let mut start = [0; 4];
+        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        Ok(file.read(&mut start).is_ok_and(|n| npz::is_likely(&start[..n])))
+    }
+
+    /// The shape of a tensor.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let &i = self.by_name.get(name)?;
+        Some(match &self.source {
+            Source::Safetensors { stored, .. } => &stored[i].shape,
+            Source::Npz(npz) => &npz.members[i].shape,
+        })
+    }
+
+    /// A slice of a tensor, from element `from` on, copied. Panics beyond its end.
+    ///
+    /// # Errors
+    /// As [`NamedTensors::tensor`].
+    pub(super) fn slice(&self, name: &str, from: usize, shape: &[usize]) -> Result<Tensor> {
+        let &i =
+            self.by_name.get(name).ok_or_else(|| Error::model(format!("tensor \"{name}\" is missing")))?;
+        match &self.source {
+            Source::Safetensors { .. } => {
+                let whole = self.tensor(name)?;
+                let flat = whole.reshape(&[whole.len()]);
+                Ok(flat.rows(from, from + shape.iter().product::<usize>()).reshape(shape))
+            }
+            Source::Npz(npz) => {
+                let dtype = npz.members[i].dtype;
+                let len = shape.iter().product::<usize>() * dtype.size();
+                Ok(Tensor::from_bytes(&npz.read(i, (from * dtype.size()) as u64, len)?, dtype, shape))
+            }
+        }
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();

@@ -90,7 +90,7 @@ fn crop(picture: &Picture, area: f64, shape: f64, x: f64, y: f64) -> Picture {
 }
 
 /// A picture after JPEG as TensorFlow writes it: colour at half the resolution.
-fn through_jpeg(picture: &Picture, quality: u8) -> Result<Picture> {
+pub(super) fn through_jpeg(picture: &Picture, quality: u8) -> Result<Picture> {
     let mut bytes = Vec::new();
     let mut encoder = Encoder::new(&mut bytes, quality);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);

@@ -12,6 +12,7 @@ mod loader;
 mod members;
 mod mixture;
 mod parquet;
+pub mod playground;
 mod preview;
 mod random;
 mod tar;

@@ -15,6 +15,12 @@ pub(super) enum Purpose {
     Suffix = 3,
     /// What happens to an example's pictures.
     Augmentation = 4,
+    /// An example of the playground; `part` is the split, `epoch` counts tries.
+    Playground = 5,
+    /// A mask of the playground; `part` is the split.
+    PlaygroundMask = 6,
+    /// What does not change what an example of the playground says; `seed` is the picture's.
+    PlaygroundDressing = 7,
 }
 
 /// A stream; its whole key is spelled out, so that no two are alike.

@@ -4,10 +4,13 @@ use crate::{Error, Result, model::Pass};
 use paligemma_tensor::{DType, LinearParts, Parameter, Value, Weight};
 use std::fmt;
 
+/// Which adapter stands beside a linear layer, by the layer's name.
+type Adapters<'a> = &'a dyn Fn(&str) -> Option<Lora>;
+
 /// Where a model takes its weights from: canonical name → tensor in Hugging Face's layout, plain or quantised.
 pub struct Weights<'a> {
     get: &'a mut dyn FnMut(&str) -> Result<Parameter>,
-    adapter: Option<&'a dyn Fn(&str) -> Option<Lora>>,
+    adapter: Option<Adapters<'a>>,
 }
 
 impl<'a> Weights<'a> {
@@ -18,7 +21,7 @@ impl<'a> Weights<'a> {
 
     /// The adapters that stand beside linear layers, by the layer's name without `.weight`.
     #[must_use]
-    pub fn with_adapters(mut self, adapter: &'a dyn Fn(&str) -> Option<Lora>) -> Self {
+    pub fn with_adapters(mut self, adapter: Adapters<'a>) -> Self {
         self.adapter = Some(adapter);
         self
     }

@@ -5,18 +5,20 @@
 //! Legend: N masks, E = 512 width of a code, C = 128 channels.
 
 use crate::{Error, Result};
-use paligemma_tensor::{Tensor, add, conv_transpose2d, conv2d, relu};
+use paligemma_tensor::{Parameter, Tape, Tensor, Value};
+use rayon::prelude::*;
+use std::collections::HashMap;
 
 /// Sides of a mask.
-const SIDE: usize = 64;
+pub(super) const SIDE: usize = 64;
 /// Sides of the grid of codes.
 const GRID: usize = 4;
 /// Codes of a mask, row by row.
-const NUM_CODES: usize = GRID * GRID;
+pub(super) const NUM_CODES: usize = GRID * GRID;
 /// Entries of the codebook.
-const CODEBOOK: usize = 128;
+pub(super) const CODEBOOK: usize = 128;
 /// Width of an entry.
-const WIDTH: usize = 512;
+pub(super) const WIDTH: usize = 512;
 /// Channels around the residual blocks.
 const CHANNELS: usize = 128;
 /// Channels that the encoder goes through, halving the sides at each step.
@@ -31,7 +33,7 @@ pub struct VqVae {
     encoder_blocks: [Block; 2],
     to_code: Layer,
     /// `[CODEBOOK, E]`
-    embedding: Tensor,
+    pub(super) embedding: Tensor,
     from_code: Layer,
     decoder_blocks: [Block; 2],
     up: Vec<Layer>,
@@ -41,8 +43,8 @@ pub struct VqVae {
 /// A convolution: weights as PyTorch stores them, and the bias.
 #[derive(Debug, Clone)]
 struct Layer {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Parameter,
+    bias: Parameter,
 }
 
 /// x + three convolutions of x.
@@ -85,20 +87,24 @@ impl VqVae {
         name.starts_with("_vq_vae._ema_")
     }
 
-    /// Takes the tensors of [`VqVae::tensors`] from a function.
+    /// Takes the tensors of [`VqVae::tensors`] from a function. The gradients of all but the codebook are wanted, under their
+    /// places in that list.
     ///
     /// # Errors
     /// What the function reports; a tensor of another shape.
     pub fn load(get: &mut dyn FnMut(&str) -> Result<Tensor>) -> Result<VqVae> {
-        let shapes: std::collections::HashMap<_, _> = VqVae::tensors().into_iter().collect();
+        let all = VqVae::tensors();
+        let places: HashMap<&str, usize> =
+            all.iter().enumerate().map(|(i, (name, _))| (&**name, i)).collect();
         let mut take = |name: String| {
             let tensor = get(&name)?.cast(paligemma_tensor::DType::F32);
-            let shape = &shapes[&name];
+            let place = places[&*name];
+            let shape = &all[place].1;
             if tensor.shape() != shape {
                 return Err(Error::model(format!("tensor \"{name}\" has shape {:?}", tensor.shape()))
                     .expected(format!("{shape:?}, as in the published vae-oid.npz")));
             }
-            Ok(tensor)
+            Ok(Parameter::wanted(tensor, place))
         };
         let mut layer = |name: String| -> Result<Layer> {
             Ok(Layer { weight: take(format!("{name}.weight"))?, bias: take(format!("{name}.bias"))? })
@@ -118,26 +124,66 @@ impl VqVae {
             decoder_blocks: [block(&mut layer, "decoder.2")?, block(&mut layer, "decoder.3")?],
             up: (0..4).map(|i| layer(format!("decoder.{}", 4 + 2 * i))).collect::<Result<_>>()?,
             to_mask: layer("decoder.12".into())?,
-            embedding: take("_vq_vae._embedding".into())?,
+            embedding: take("_vq_vae._embedding".into())?.tensor().clone(),
         })
+    }
+
+    /// Every tensor under its published name.
+    pub fn named(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<(String, Tensor)> =
+            VqVae::tensors().into_iter().map(|(name, _)| (name, self.embedding.clone())).collect();
+        for layer in self.layers() {
+            for parameter in [&layer.weight, &layer.bias] {
+                if let Some(at) = parameter.id() {
+                    named[at].1 = parameter.tensor().clone();
+                }
+            }
+        }
+        named
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &Layer> {
+        let VqVae { down, encoder_blocks, to_code, from_code, decoder_blocks, up, to_mask, .. } = self;
+        let blocks = encoder_blocks.iter().chain(decoder_blocks).flat_map(|block| &block.0);
+        down.iter().chain(up).chain(blocks).chain([to_code, from_code, to_mask])
+    }
+
+    /// The weight at a place of [`VqVae::tensors`], to be changed; the codebook is none.
+    pub(super) fn wanted_mut(&mut self, id: usize) -> Option<&mut Tensor> {
+        let VqVae { down, encoder_blocks, to_code, from_code, decoder_blocks, up, to_mask, .. } = self;
+        let blocks = encoder_blocks.iter_mut().chain(decoder_blocks).flat_map(|block| &mut block.0);
+        let layers = down.iter_mut().chain(up).chain(blocks).chain([to_code, from_code, to_mask]);
+        let mut all = layers.flat_map(|layer| [&mut layer.weight, &mut layer.bias]);
+        all.find(|parameter| parameter.id() == Some(id)).and_then(Parameter::wanted_mut)
     }
 
     /// Masks `[N, 64, 64]` from 0 to 1 → what is looked up in the codebook, `[N·16, E]`.
     pub fn embed(&self, masks_nhw: &Tensor) -> Tensor {
+        self.encoder(masks_nhw, &mut Tape::off()).into_tensor()
+    }
+
+    /// [`VqVae::embed`] on a tape.
+    pub(super) fn encoder(&self, masks_nhw: &Tensor, tape: &mut Tape) -> Value {
         let n = masks_nhw.shape()[0];
-        let centred = masks_nhw.as_f32().iter().map(|x| 2.0 * (x - 0.5)).collect(); // x = _norm(x)
-        let mut x = Tensor::from_f32(centred, &[n, SIDE, SIDE, 1]);
+        let mut x: Value = centred(masks_nhw).reshape(&[n, SIDE, SIDE, 1]).into();
         for layer in &self.down {
-            x = relu(&conv2d(&x, &layer.weight, &layer.bias, 2, 1));
+            let y = tape.conv2d(&x, &layer.weight, &layer.bias, 2, 1);
+            x = tape.relu(&y);
         }
         for block in &self.encoder_blocks {
-            x = block.forward(&x);
+            x = block.forward(&x, tape);
         }
-        self.to_code.forward(&x, 0).reshape(&[n * NUM_CODES, WIDTH])
+        self.to_code.forward(&x, 0, tape).reshape(&[n * NUM_CODES, WIDTH])
     }
 
     /// Masks `[N, 64, 64]` from 0 to 1 → their codes: the nearest entry each, the first of equally near ones.
     pub fn encode(&self, masks_nhw: &Tensor) -> Vec<[u8; NUM_CODES]> {
+        let codes = self.nearest(&self.embed(masks_nhw));
+        codes.as_chunks().0.to_vec()
+    }
+
+    /// The nearest entry of each row of `x_te`.
+    pub(super) fn nearest(&self, x_te: &Tensor) -> Vec<u8> {
         let embedding = self.embedding.as_f32();
         let nearest = |x: &[f32]| {
             let mut best = (0, f64::INFINITY);
@@ -149,39 +195,57 @@ impl VqVae {
             }
             best.0
         };
-        let codes: Vec<u8> = self.embed(masks_nhw).as_f32().chunks_exact(WIDTH).map(nearest).collect();
-        codes.as_chunks().0.to_vec()
+        x_te.as_f32().par_chunks_exact(WIDTH).map(nearest).collect()
+    }
+
+    /// The entries of codes, `[codes, E]`. Panics on a code beyond 127.
+    pub(super) fn look_up(&self, codes: &[u8]) -> Tensor {
+        let embedding = self.embedding.as_f32();
+        let entry = |&code: &u8| &embedding[usize::from(code) * WIDTH..][..WIDTH];
+        Tensor::from_f32(codes.iter().flat_map(entry).copied().collect(), &[codes.len(), WIDTH])
     }
 
     /// Codes → masks `[N, 64, 64]`, about −1 outside and 1 inside. Panics on a code beyond 127.
     pub fn decode(&self, codes: &[[u8; NUM_CODES]]) -> Tensor {
-        let n = codes.len();
-        let embedding = self.embedding.as_f32();
-        let entry = |&code: &u8| &embedding[usize::from(code) * WIDTH..][..WIDTH];
-        let quantized = codes.iter().flatten().flat_map(entry).copied().collect();
-        let x = Tensor::from_f32(quantized, &[n, GRID, GRID, WIDTH]);
-        let mut x = relu(&self.from_code.forward(&x, 0));
+        let quantized = self.look_up(codes.as_flattened());
+        self.decoder(&quantized.into(), &mut Tape::off()).into_tensor()
+    }
+
+    /// Entries `[N·16, E]` → masks `[N, 64, 64]`.
+    pub(super) fn decoder(&self, quantized: &Value, tape: &mut Tape) -> Value {
+        let n = quantized.shape()[0] / NUM_CODES;
+        let x = self.from_code.forward(&quantized.reshape(&[n, GRID, GRID, WIDTH]), 0, tape);
+        let mut x = tape.relu(&x);
         for block in &self.decoder_blocks {
-            x = block.forward(&x);
+            x = block.forward(&x, tape);
         }
         for layer in &self.up {
-            x = relu(&conv_transpose2d(&x, &layer.weight, &layer.bias, 2, 1));
+            let y = tape.conv_transpose2d(&x, &layer.weight, &layer.bias, 2, 1);
+            x = tape.relu(&y);
         }
-        self.to_mask.forward(&x, 0).reshape(&[n, SIDE, SIDE])
+        self.to_mask.forward(&x, 0, tape).reshape(&[n, SIDE, SIDE])
     }
 }
 
+/// From 0 … 1 to −1 … 1.
+pub(super) fn centred(masks: &Tensor) -> Tensor {
+    Tensor::from_f32(masks.as_f32().iter().map(|x| 2.0 * (x - 0.5)).collect(), masks.shape()) // x = _norm(x)
+}
+
 impl Layer {
-    fn forward(&self, x: &Tensor, padding: usize) -> Tensor {
-        conv2d(x, &self.weight, &self.bias, 1, padding)
+    fn forward(&self, x: &Value, padding: usize, tape: &mut Tape) -> Value {
+        tape.conv2d(x, &self.weight, &self.bias, 1, padding)
     }
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Value, tape: &mut Tape) -> Value {
         let [first, second, third] = &self.0;
-        let y = relu(&first.forward(x, 1));
-        let y = relu(&second.forward(&y, 1));
-        add(x, &third.forward(&y, 0)) // return x + original_x
+        let y = first.forward(x, 1, tape);
+        let y = tape.relu(&y);
+        let y = second.forward(&y, 1, tape);
+        let y = tape.relu(&y);
+        let y = third.forward(&y, 0, tape);
+        tape.add(x, &y) // return x + original_x
     }
 }

@@ -4,7 +4,10 @@
 //! trained so; control tokens (`<bos>`, `<image>` …) stay plain text, because a text must not be able to say
 //! them. No BOS is ever added here: that is the prompt's business.
 
-use std::{ops::Range, path::Path};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use super::hugging_face::{self, HuggingFace};
 use super::sentencepiece::{self, SentencePiece};
@@ -30,6 +33,23 @@ pub(super) const STAYS_PLAIN: [&str; 8] =
 pub(super) fn loc_and_seg_names() -> impl Iterator<Item = String> {
     let loc = (0..NUM_LOC).map(|i| format!("<loc{i:04}>"));
     loc.chain((0..NUM_SEG).map(|i| format!("<seg{i:03}>")))
+}
+
+/// The file of [`Tokenizer::from_folder`].
+///
+/// # Errors
+/// A folder that holds none.
+pub fn tokenizer_file(folder: &Path) -> Result<PathBuf> {
+    const NAMES: [&str; 4] =
+        ["tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model", "gemma_tokenizer.model"];
+    // A link that leads nowhere is there too, and reading it says so.
+    let is_there = |path: &PathBuf| path.symlink_metadata().is_ok();
+    NAMES.into_iter().map(|name| folder.join(name)).find(is_there).ok_or_else(|| {
+        Error::model("there is no tokenizer")
+            .at(folder.display().to_string())
+            .expected(format!("one of {}", NAMES.join(", ")))
+            .hint("put it beside the checkpoint, or name it with --tokenizer FILE")
+    })
 }
 
 /// A tokenizer read from a file.
@@ -68,19 +88,7 @@ impl Tokenizer {
     /// # Errors
     /// A folder that holds none of them, and all of [`Tokenizer::from_file`].
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        const NAMES: [&str; 4] =
-            ["tokenizer.json", "tokenizer.model", "paligemma_tokenizer.model", "gemma_tokenizer.model"];
-        for name in NAMES {
-            let path = folder.join(name);
-            // A link that leads nowhere is there too, and reading it says so.
-            if path.symlink_metadata().is_ok() {
-                return Self::from_file(&path);
-            }
-        }
-        Err(Error::model("there is no tokenizer")
-            .at(folder.display().to_string())
-            .expected(format!("one of {}", NAMES.join(", ")))
-            .hint("put it beside the checkpoint, or name it with --tokenizer FILE"))
+        Self::from_file(&tokenizer_file(folder)?)
     }
 
     /// Reads the bytes of a `tokenizer.json`.

@@ -114,6 +114,33 @@ fn losses_are_those_of_the_tokens() {
     }
 }
 
+/// Whatever comes last changes the loss by its own probability alone: those of all tokens add up to one. If it were seen by
+/// what stands before it, or if the prefix had a loss, they would not.
+#[test]
+fn nothing_leaks() {
+    for name in ["pg1_mqa", "pg2"] {
+        let model = load(name, |_| false);
+        let one = Some(BatchSize { examples: 1, targets: 1 });
+        let options = LossOptions { mean: Mean::Token, batch: one, ..LossOptions::default() };
+        let mut lesson = lessons()[0].clone();
+        let loss = |lesson: &Lesson| model.batch_loss(std::slice::from_ref(lesson), &options, None).unwrap();
+        let all = lesson.ids.clone();
+        for len in [lesson.prefix_len, all.len() - 2] {
+            lesson.ids = all[..len].to_vec();
+            let before = loss(&lesson);
+            assert_eq!(before.size.targets, len - lesson.prefix_len);
+            let sum: f64 = (0..model.config().text.vocab_size as u32)
+                .map(|last| {
+                    lesson.ids.truncate(len);
+                    lesson.ids.push(last);
+                    (before.value - loss(&lesson).value).exp()
+                })
+                .sum();
+            assert!((sum - 1.0).abs() < 1e-4, "{name} {len}: {sum}");
+        }
+    }
+}
+
 /// Parts of a batch add up to it; recomputing, the number of threads and repeating change no bit.
 #[test]
 fn parts_add_up_and_nothing_else_matters() {

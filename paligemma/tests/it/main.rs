@@ -17,4 +17,5 @@ mod masks;
 mod quantised;
 mod tidy;
 mod tokenizer;
+mod towers;
 mod train;

@@ -6,7 +6,7 @@ use paligemma::{
     Kind,
     image::{Mask, Plane, Polygon, Rle, fill_polygons, outline_polygons},
     masks::MaskCodec,
-    model::VqVae,
+    model::{CodebookAverage, VqVae, VqVaeOptions},
     text::{Bins, BoxScale},
 };
 use paligemma_tensor::Tensor;
@@ -38,7 +38,7 @@ fn mixed(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn uniform(stream: u64, count: usize) -> Vec<f32> {
+pub(crate) fn uniform(stream: u64, count: usize) -> Vec<f32> {
     let number = |i| ((mixed((stream << 32) + i) >> 40) as f64 / f64::from(1 << 23) - 1.0) as f32;
     (0..count as u64).map(number).collect()
 }
@@ -138,6 +138,68 @@ fn the_vqvae_is_pytorchs() {
     close("embedded", vqvae.embed(&masks.rows(0, 2)).as_f32(), &of_golden("embedded").1);
     let want: Vec<u8> = of_golden("codes").1.iter().map(|&c| c as u8).collect();
     assert_eq!(vqvae.encode(&masks).as_flattened(), want);
+}
+
+/// Losses, every gradient and the codebook of one step.
+#[test]
+fn a_step_of_learning_is_pytorchs() {
+    let mut model = vqvae();
+    let masks = Tensor::from_f32([3490, 3322].into_iter().flat_map(soft_mask).collect(), &[2, 64, 64]);
+    let mut average = CodebookAverage::of(&model);
+    let names: Vec<(String, Vec<usize>)> = VqVae::tensors();
+    let mut ours: HashMap<String, Tensor> = HashMap::new();
+    let loss = model.learn(&masks, &mut average, &VqVaeOptions::default(), &mut |id, weight, part| {
+        let (name, shape) = &names[id];
+        assert_eq!(weight.shape(), shape);
+        assert!(ours.insert(name.clone(), part.into_tensor(shape)).is_none(), "{name} twice");
+    });
+    let codebook = model.named().into_iter().find(|(name, _)| name == "_vq_vae._embedding").unwrap();
+    ours.insert(codebook.0, codebook.1);
+    let text = fs::read_to_string(golden("vqvae_step.tsv")).unwrap();
+    let mut tensors = 0;
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (norm, dot): (f64, f64) = (fields[1].parse().unwrap(), fields[2].parse().unwrap());
+        let near = |what: &str, got: f64, want: f64| {
+            assert!((got - want).abs() <= 1e-5 * norm, "{} {what}: {got}, want {want}", fields[0]);
+        };
+        match fields[0] {
+            "reconstruction" => near("loss", loss.reconstruction, norm),
+            "commitment" => near("loss", loss.commitment, norm),
+            name => {
+                let x = &ours[name];
+                let weights = uniform(5_000 + tensors, x.len());
+                tensors += 1;
+                let numbers = || x.as_f32().iter().map(|&x| f64::from(x));
+                near("norm", numbers().map(|x| x * x).sum::<f64>().sqrt(), norm);
+                near("sum", numbers().zip(weights).map(|(x, w)| x * f64::from(w)).sum(), dot);
+            }
+        }
+    }
+    assert_eq!(tensors as usize, names.len());
+}
+
+/// Learning: the loss falls on one batch, and entries that nothing chooses are put to use.
+#[test]
+fn the_vqvae_learns() {
+    let mut model = vqvae();
+    let masks: Vec<f32> = (0..4).flat_map(|i| soft_mask(2000 + 2 * i)).collect();
+    let masks = Tensor::from_f32(masks, &[4, 64, 64]);
+    let mut average = CodebookAverage::of(&model);
+    let options = VqVaeOptions { revive_below: 0.9, ..VqVaeOptions::default() };
+    let losses: Vec<_> = (0..12)
+        .map(|_| {
+            model.learn(&masks, &mut average, &options, &mut |_, weight, part| {
+                let gradient = part.into_tensor(weight.shape());
+                // The sign of the gradient: Adam's first step.
+                let pairs = weight.as_f32_mut().iter_mut().zip(gradient.as_f32());
+                pairs.for_each(|(w, g)| *w -= 1e-3 * g.signum());
+            })
+        })
+        .collect();
+    let (first, last) = (losses[0], losses[11]);
+    assert!(last.reconstruction < 0.7 * first.reconstruction, "{first:?} {last:?}");
+    assert!(last.used > 16, "{last:?}");
 }
 
 #[test]

@@ -205,7 +205,9 @@ fn every_golden_names_its_script() {
     let models: BTreeSet<String> = there.iter().filter_map(|f| in_folder(f)).collect();
     let mut patterns: Vec<(String, &str)> = Vec::new();
     let mut named_scripts = BTreeSet::new();
-    for folder in ["model", "checkpoint", "tokenizer", "image", "data", "masks", "train", "e2e"] {
+    for folder in
+        ["model", "checkpoint", "towers", "tokenizer", "image", "data", "masks", "eval", "train", "e2e"]
+    {
         let mut script = None;
         for row in rows(section(&readme, &format!("## {folder}/"))) {
             if row[1] != "same" {
