@@ -897,6 +897,9 @@ pub(crate) struct Opening {
     /// A tokenizer file in place of the one beside the model.
     #[arg(long, value_name = "FILE", env = "PALIGEMMA_TOKENIZER")]
     tokenizer: Option<PathBuf>,
+    /// An adapter that goes with the model: a folder as peft and `train --export` write it.
+    #[arg(long, value_name = "DIR", env = "PALIGEMMA_ADAPTER")]
+    adapter: Option<PathBuf>,
     /// Use the config's sliding window, as transformers does; it matters beyond 4096 tokens.
     #[arg(long, env = "PALIGEMMA_SLIDING_WINDOW", value_parser = FalseyValueParser::new())]
     sliding_window: bool,
@@ -909,6 +912,7 @@ impl Opening {
             preprocess: self.preprocess.into(),
             antialias: !self.no_antialias,
             tokenizer: self.tokenizer.clone(),
+            adapter: self.adapter.clone(),
             sliding_window: self.sliding_window,
             images,
             batch: batch.saturating_mul(choosing.beams),

@@ -4,6 +4,7 @@
 //! which stands in `ARCHITECTURE.md`, and a test holds it.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod bench;
 pub mod checkpoint;
 pub mod config;

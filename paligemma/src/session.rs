@@ -2,7 +2,8 @@
 
 use crate::{
     Error, Kind, Result,
-    checkpoint::{Checkpoint, Format, Scheme, dequantise},
+    adapter::Adapter,
+    checkpoint::{Checkpoint, Form, Format, Scheme, dequantise},
     detection::{Detection, Finding, Found, Reader, grammar},
     generate::{Answer, FinishReason, Generator, Options, Prompt, Timings},
     image::{Choice, Picture, Preprocess, decode_as, decode_file_as, pixel_values},
@@ -27,6 +28,8 @@ pub struct SessionOptions {
     pub antialias: bool,
     /// A tokenizer file in place of the one that lies with the model.
     pub tokenizer: Option<PathBuf>,
+    /// The folder of an adapter that goes with the model.
+    pub adapter: Option<PathBuf>,
     /// Whether the config's sliding window holds (transformers) or not (big_vision).
     pub sliding_window: bool,
     /// Pictures of a prompt and prompts at a time, for the memory that is asked for before loading.
@@ -44,6 +47,7 @@ impl Default for SessionOptions {
             preprocess: Choice::Auto,
             antialias: true,
             tokenizer: None,
+            adapter: None,
             sliding_window: false,
             images: 1,
             batch: 1,
@@ -72,13 +76,14 @@ pub struct Reply {
 }
 
 /// The weights of a checkpoint as a model, each tensor as `dtype` or as it is stored; a `dtype` makes plain numbers of
-/// quantised ones.
+/// quantised ones. An adapter's matrices are f32 beside f32 and f16, else bf16.
 ///
 /// # Errors
 /// `Kind::Resource` if the machine cannot hold it (nothing is read then); a broken tensor.
 pub fn load_model(
     checkpoint: &Checkpoint,
     dtype: Option<DType>,
+    adapter: Option<&Adapter>,
     image_tokens: usize,
     text_tokens: usize,
     batch: usize,
@@ -96,7 +101,12 @@ pub fn load_model(
             None => weight,
         }))
     };
-    PaliGemma::load(config, &mut Weights::new(&mut get))
+    let lora = |layer: &str| {
+        let form = checkpoint.form(&format!("{layer}.weight")).unwrap_or(Form::Plain(DType::BF16));
+        let narrow = !matches!(dtype.map_or(form, Form::Plain), Form::Plain(DType::F32 | DType::F16));
+        adapter?.lora(layer, if narrow { DType::BF16 } else { DType::F32 })
+    };
+    PaliGemma::load(config, &mut Weights::new(&mut get).with_adapters(&lora))
 }
 
 /// The tokenizer of a checkpoint: `file` if given, else the one beside its weights.
@@ -126,8 +136,19 @@ impl Session {
         let tokenizer = load_tokenizer(&checkpoint, options.tokenizer.as_deref())?;
         let eos = tokenizer.eos()?;
         let image_tokens = options.images.max(1) * vision.num_tokens();
-        let model = load_model(&checkpoint, options.dtype, image_tokens, options.text_tokens, options.batch)?
-            .with_sliding_window(options.sliding_window);
+        let adapter = match &options.adapter {
+            Some(folder) => Some(Adapter::open(folder, checkpoint.config())?),
+            None => None,
+        };
+        let model = load_model(
+            &checkpoint,
+            options.dtype,
+            adapter.as_ref(),
+            image_tokens,
+            options.text_tokens,
+            options.batch,
+        )?
+        .with_sliding_window(options.sliding_window);
         let dequantised = options.dtype.and(checkpoint.scheme());
         Ok(Session { model, tokenizer, preprocess, eos, dequantised })
     }

@@ -56,7 +56,8 @@ pub(super) fn bench(
                     .into());
                 }
             };
-            let model = load_model(&checkpoint, dtype, image_tokens, settings.text_tokens(), settings.batch)?;
+            let model =
+                load_model(&checkpoint, dtype, None, image_tokens, settings.text_tokens(), settings.batch)?;
             (name, model, start.elapsed())
         }
         (None, random) => {

@@ -14,6 +14,7 @@ mod playground;
 mod predict;
 mod run;
 mod tokenize;
+mod train;
 mod verify;
 
 use paligemma::model::VqVae;

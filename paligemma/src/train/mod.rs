@@ -1,7 +1,6 @@
 //! Training: recipes, what learns and how fast, the loop, its state and its record.
 
 mod built_in;
-mod lora;
 mod metrics;
 mod optimiser;
 mod parameters;
@@ -11,12 +10,10 @@ mod recipe;
 mod run;
 mod schedule;
 mod state;
-mod step;
 mod tensorboard;
 mod vqvae;
 
 pub use built_in::RECIPES;
-pub use lora::{Adapter, Pair, linear_layers};
 pub use metrics::{EvalLine, METRICS, StepLine, curves};
 pub use optimiser::{Kept, Numbers, Optimiser, Rate, State};
 pub use parameters::{Pace, Selection, Wanted};

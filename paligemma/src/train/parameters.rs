@@ -1,20 +1,20 @@
 //! What learns and what does not: each parameter that learns with what is kept of it, how fast it goes, and its update.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use fancy_regex::Regex;
-use paligemma_tensor::{Contribution, DType, Parameter, Tensor, Weight, bf16};
+use paligemma_tensor::{Contribution, DType, Parameter, Tensor, bf16};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::lora::{Adapter, Pair, linear_layers};
 use super::optimiser::{Numbers, Optimiser, Rate, State, sum_of_squares};
-use super::recipe::{ComputeType, Course, KeptType, Recipe};
+use super::recipe::{ComputeType, Course, KeptType, LoraRecipe, Recipe};
 use super::schedule::Schedule;
+use crate::adapter::{Adapter, Pair, linear_layers};
 use crate::checkpoint::{Checkpoint, Form, dequantise, names};
 use crate::config::Config;
-use crate::model::{Lora, PaliGemma, Weights};
-use crate::{Error, Result};
+use crate::model::{BatchSize, Lesson, Lora, LossOptions, PaliGemma, Weights};
+use crate::{Error, Kind, Result};
 
 /// How fast a group of parameters goes.
 #[derive(Debug, Clone, PartialEq)]
@@ -200,74 +200,48 @@ impl Selection {
     }
 }
 
-/// A parameter that learns.
+/// What is kept of a parameter that learns, beside what the model computes with.
 #[derive(Debug)]
 struct Learning {
     wanted: Wanted,
-    /// What the model computes with.
-    weight: Tensor,
-    /// The same in f32, from which `weight` is rounded after each step.
+    /// The same in f32, from which the model's is rounded after each step.
     master: Option<Tensor>,
     state: State,
 }
 
 impl Learning {
-    fn new(wanted: Wanted, start: &Tensor, optimiser: &Optimiser, state: DType) -> Learning {
-        // Owned, so that it may change in place; what the checkpoint maps is not ours.
-        let owned = |dtype| match dtype {
-            DType::BF16 => Tensor::from_bf16(start.cast(DType::BF16).as_bf16().to_vec(), start.shape()),
-            _ => Tensor::from_f32(start.to_f32_vec(), start.shape()),
-        };
-        Learning {
-            weight: owned(wanted.dtype),
-            master: wanted.has_master.then(|| owned(DType::F32)),
-            state: optimiser.new_state(&wanted.shape, state),
-            wanted,
-        }
-    }
-
-    /// The numbers that count: those that the next ones are made of.
-    fn kept(&self) -> &Tensor {
-        self.master.as_ref().unwrap_or(&self.weight)
-    }
-
-    fn set(&mut self, kept: &Tensor) {
-        match &mut self.master {
-            Some(master) => {
-                *master = kept.clone();
-                self.weight = master.cast(self.wanted.dtype);
-            }
-            None => self.weight = kept.clone(),
-        }
-    }
-
-    fn update(&mut self, optimiser: &Optimiser, gradient: &[f32], rate: &Rate) {
+    fn update(&mut self, optimiser: &Optimiser, weight: &mut Tensor, gradient: &[f32], rate: &Rate) {
         let (state, shape) = (&mut self.state, &self.wanted.shape[..]);
         match (&mut self.master, self.wanted.dtype) {
             (Some(master), _) => {
                 optimiser.update(state, Numbers::F32(master.as_f32_mut()), shape, gradient, rate);
-                let wide = master.as_f32();
-                self.weight
-                    .as_bf16_mut()
-                    .iter_mut()
-                    .zip(wide)
-                    .for_each(|(x, &wide)| *x = bf16::from_f32(wide));
+                round(master.as_f32(), weight.as_bf16_mut());
             }
             (None, DType::BF16) => {
-                optimiser.update(state, Numbers::Bf16(self.weight.as_bf16_mut()), shape, gradient, rate);
+                optimiser.update(state, Numbers::Bf16(weight.as_bf16_mut()), shape, gradient, rate);
             }
-            (None, _) => {
-                optimiser.update(state, Numbers::F32(self.weight.as_f32_mut()), shape, gradient, rate)
-            }
+            (None, _) => optimiser.update(state, Numbers::F32(weight.as_f32_mut()), shape, gradient, rate),
         }
     }
+}
+
+fn round(wide: &[f32], narrow: &mut [bf16]) {
+    narrow.iter_mut().zip(wide).for_each(|(x, &wide)| *x = bf16::from_f32(wide));
 }
 
 /// A model that learns.
 #[derive(Debug)]
 pub(super) struct Parameters {
     config: Config,
-    sliding_window: bool,
+    model: PaliGemma,
+    learner: Learner,
+    /// What all adapters have in common, with the layers that have one.
+    lora: Option<(LoraRecipe, Vec<String>)>,
+}
+
+/// All that a step needs beside the model.
+#[derive(Debug)]
+struct Learner {
     optimiser: Optimiser,
     paces: Vec<Pace>,
     lr: f64,
@@ -276,18 +250,6 @@ pub(super) struct Parameters {
     /// Whether a parameter is updated as soon as its gradient is whole.
     is_fused: bool,
     learning: Vec<Learning>,
-    frozen: HashMap<String, Weight>,
-    /// By layer: where its two halves stand in `learning`.
-    adapters: BTreeMap<String, [usize; 2]>,
-    lora: Option<AdapterKind>,
-}
-
-/// What all adapters of a run have in common.
-#[derive(Debug, Clone, Copy)]
-struct AdapterKind {
-    rank: usize,
-    alpha: f64,
-    dropout: f64,
 }
 
 /// Whether gradients are never held for a whole model: there is no norm to wait for, and no sum.
@@ -296,16 +258,66 @@ pub(super) fn is_fused(recipe: &Recipe) -> bool {
 }
 
 /// The gradients of a step, as they come.
-#[derive(Debug)]
-pub(super) struct Gradients {
+struct Gradients {
     step: u64,
     /// So far, of each parameter.
     sums: Vec<Option<Tensor>>,
-    /// Contributions so far.
+    /// Parts that have come.
     parts: Vec<usize>,
     squares: Vec<f64>,
     /// A parameter whose gradient is not finite; nothing is updated from then on.
     broken: Option<usize>,
+}
+
+impl Gradients {
+    fn new(step: u64, count: usize) -> Gradients {
+        Gradients {
+            step,
+            sums: vec![None; count],
+            parts: vec![0; count],
+            squares: vec![0.0; count],
+            broken: None,
+        }
+    }
+
+    fn add(&mut self, id: usize, part: Contribution, shape: &[usize]) {
+        match &mut self.sums[id] {
+            Some(sum) => part.add_to(sum),
+            none => *none = Some(part.into_tensor(shape)),
+        }
+        self.parts[id] += 1;
+    }
+}
+
+impl Learner {
+    /// A part of a gradient, of a step whose updates are fused with it.
+    fn hear(&mut self, gradients: &mut Gradients, id: usize, weight: &mut Tensor, part: Contribution) {
+        gradients.add(id, part, &self.learning[id].wanted.shape);
+        // The embedding table is the head too: its gradient is whole when both have come.
+        let is_table = self.learning[id].wanted.name.ends_with(".embed_tokens.weight");
+        if gradients.parts[id] == 1 + usize::from(is_table) {
+            let Some(sum) = gradients.sums[id].take() else { return };
+            gradients.squares[id] = sum_of_squares(sum.as_f32());
+            if !gradients.squares[id].is_finite() {
+                gradients.broken.get_or_insert(id);
+            }
+            if gradients.broken.is_none() {
+                self.update(id, weight, sum.as_f32(), gradients.step);
+            }
+        }
+    }
+
+    fn update(&mut self, id: usize, weight: &mut Tensor, gradient: &[f32], step: u64) {
+        let wanted = &self.learning[id].wanted;
+        let pace = &self.paces[wanted.pace];
+        let rate = Rate {
+            step,
+            lr: (self.lr * pace.lr_factor) as f32,
+            schedule: pace.schedule.at(step) as f32,
+            decay: if wanted.decays { self.weight_decay } else { 0.0 },
+        };
+        self.learning[id].update(&self.optimiser, weight, gradient, &rate);
+    }
 }
 
 impl Parameters {
@@ -313,129 +325,183 @@ impl Parameters {
     ///
     /// # Errors
     /// A tensor that cannot be read; an adapter to begin with that does not fit.
-    pub(super) fn new(recipe: &Recipe, checkpoint: &Checkpoint, selection: Selection) -> Result<Parameters> {
+    pub(super) fn new(recipe: &Recipe, checkpoint: &Checkpoint, selection: &Selection) -> Result<Parameters> {
+        let config = checkpoint.config();
+        let ids: HashMap<&str, usize> =
+            selection.wanted.iter().enumerate().map(|(id, wanted)| (wanted.name.as_str(), id)).collect();
+        let forms: HashMap<&str, Form> =
+            selection.frozen.iter().map(|(named, form)| (named.name.as_str(), *form)).collect();
+        let mut starts: Vec<Option<Tensor>> = vec![None; selection.wanted.len()];
+        let mut get = |name: &str| -> Result<Parameter> {
+            if let Some(&id) = ids.get(name) {
+                let wanted = &selection.wanted[id];
+                let start = checkpoint.tensor(name)?;
+                if wanted.has_master {
+                    starts[id] = Some(owned(&start, DType::F32));
+                }
+                return Ok(Parameter::wanted(owned(&start, wanted.dtype), id));
+            }
+            let stored = checkpoint.weight(name)?;
+            Ok(match (recipe.dtype, forms.get(name)) {
+                (ComputeType::F32 | ComputeType::Bf16, Some(&Form::Plain(dtype))) => {
+                    dequantise(&stored, dtype).into()
+                }
+                _ => stored.into(),
+            })
+        };
+        let begin = match recipe.lora.as_ref().and_then(|lora| lora.init.as_deref()) {
+            Some(folder) => Some(Adapter::open(folder, config)?),
+            None => None,
+        };
+        let layers: Vec<String> = selection
+            .wanted
+            .iter()
+            .filter_map(|w| Some(w.name.strip_suffix(".lora_a")?.to_string()))
+            .collect();
+        let lora = recipe.lora.clone().map(|lora| (lora, layers));
+        let mut halves = HashMap::new();
+        if let Some((lora, layers)) = &lora {
+            if let Some(begin) = &begin {
+                check_begin(begin, lora, layers)?;
+            }
+            for wanted in &selection.wanted {
+                let is_b = wanted.name.ends_with(".lora_b");
+                let layer = wanted.name.rsplit_once('.').map_or("", |(layer, _)| layer);
+                let half = match begin.as_ref().and_then(|begin| begin.layers.get(layer)) {
+                    Some(Pair { a, b }) => {
+                        if is_b {
+                            b.clone()
+                        } else {
+                            a.clone()
+                        }
+                    }
+                    None => new_half(recipe.seed, wanted, is_b),
+                };
+                halves.insert(wanted.name.as_str(), half);
+            }
+        }
+        let half = |name: &str| {
+            let id = *ids.get(name)?;
+            Some(Parameter::wanted(owned(halves.get(name)?, selection.wanted[id].dtype), id))
+        };
+        let adapter = |layer: &str| {
+            let (kind, _) = lora.as_ref()?;
+            let (a, b) = (half(&format!("{layer}.lora_a"))?, half(&format!("{layer}.lora_b"))?);
+            Some(Lora { a, b, scale: (kind.alpha / kind.rank as f64) as f32, dropout: kind.dropout as f32 })
+        };
+        let model = PaliGemma::load(config, &mut Weights::new(&mut get).with_adapters(&adapter))?
+            .with_sliding_window(recipe.model.sliding_window);
         let optimiser = recipe.optimiser();
         let state = match recipe.state_dtype {
             KeptType::F32 => DType::F32,
             KeptType::Bf16 => DType::BF16,
         };
-        let mut config = checkpoint.config().clone();
-        if !recipe.model.final_softcap {
-            config.text.final_logit_softcapping = None;
-        }
-        let begin = match recipe.lora.as_ref().and_then(|lora| lora.init.as_deref()) {
-            Some(folder) => Some(Adapter::open(folder, &config)?),
-            None => None,
-        };
-        let lora =
-            recipe.lora.as_ref().map(|l| AdapterKind { rank: l.rank, alpha: l.alpha, dropout: l.dropout });
-        if let (Some(begin), Some(kind)) = (&begin, lora) {
-            let layers = selection.wanted.iter().filter_map(|w| w.name.strip_suffix(".lora_a"));
-            if begin.rank != kind.rank
-                || begin.alpha != kind.alpha
-                || !layers.eq(sorted_as(&selection, begin))
-            {
-                return Err(Error::usage("lora.init is an adapter of other layers, rank or alpha than lora.targets, lora.rank and lora.alpha say")
-                    .expected(format!("rank {}, alpha {}, {} layers", begin.rank, begin.alpha, begin.layers.len())));
-            }
-        }
-        let mut learning = Vec::with_capacity(selection.wanted.len());
-        let mut adapters: BTreeMap<String, [usize; 2]> = BTreeMap::new();
-        for (i, wanted) in selection.wanted.into_iter().enumerate() {
-            let start =
-                match wanted.name.strip_suffix(".lora_a").or_else(|| wanted.name.strip_suffix(".lora_b")) {
-                    Some(layer) => {
-                        let is_b = wanted.name.ends_with(".lora_b");
-                        adapters.entry(layer.to_string()).or_default()[usize::from(is_b)] = i;
-                        match begin.as_ref().and_then(|begin| begin.layers.get(layer)) {
-                            Some(Pair { a, b }) => {
-                                if is_b {
-                                    b.clone()
-                                } else {
-                                    a.clone()
-                                }
-                            }
-                            None => new_half(recipe.seed, &wanted, is_b),
-                        }
-                    }
-                    None => checkpoint.tensor(&wanted.name)?,
-                };
-            learning.push(Learning::new(wanted, &start, &optimiser, state));
-        }
-        let mut frozen = HashMap::new();
-        for (named, form) in selection.frozen {
-            let stored = checkpoint.weight(&named.name)?;
-            let weight = match (recipe.dtype, form) {
-                (ComputeType::Auto, _) => stored,
-                (_, Form::Plain(dtype)) => dequantise(&stored, dtype).into(),
-                (_, Form::Quantised(_)) => stored,
-            };
-            frozen.insert(named.name, weight);
-        }
-        Ok(Parameters {
-            config,
-            sliding_window: recipe.model.sliding_window,
+        let learning = selection.wanted.iter().zip(starts).map(|(wanted, start)| Learning {
+            master: start
+                .or_else(|| wanted.has_master.then(|| halves.get(wanted.name.as_str()).cloned()).flatten()),
+            state: optimiser.new_state(&wanted.shape, state),
+            wanted: wanted.clone(),
+        });
+        let learner = Learner {
             optimiser,
-            paces: selection.paces,
+            paces: selection.paces.clone(),
             lr: recipe.lr.unwrap_or(0.0),
             weight_decay: recipe.weight_decay as f32,
             clip: (recipe.clip > 0.0).then_some(recipe.clip),
             is_fused: is_fused(recipe),
-            learning,
-            frozen,
-            adapters,
-            lora,
-        })
+            learning: learning.collect(),
+        };
+        Ok(Parameters { config: config.clone(), model, learner, lora })
     }
 
-    /// The shape of the model.
-    pub(super) fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// The model as it is now. Of one that records, the gradients of what learns are wanted.
-    ///
-    /// # Errors
-    /// None but those of a mistake here.
-    pub(super) fn model(&self, records: bool) -> Result<PaliGemma> {
-        let ids: HashMap<&str, usize> =
-            self.learning.iter().enumerate().map(|(i, l)| (l.wanted.name.as_str(), i)).collect();
-        let parameter = |i: usize| match records {
-            true => Parameter::wanted(self.learning[i].weight.clone(), i),
-            false => self.learning[i].weight.clone().into(),
-        };
-        let mut get = |name: &str| match (ids.get(name), self.frozen.get(name)) {
-            (Some(&i), _) => Ok(parameter(i)),
-            (None, Some(weight)) => Ok(weight.clone().into()),
-            (None, None) => Err(Error::model(format!("tensor \"{name}\" is missing"))),
-        };
-        let adapter = |layer: &str| {
-            let (&[a, b], kind) = (self.adapters.get(layer)?, self.lora?);
-            let scale = (kind.alpha / kind.rank as f64) as f32;
-            Some(Lora { a: parameter(a), b: parameter(b), scale, dropout: kind.dropout as f32 })
-        };
-        let mut weights = Weights::new(&mut get).with_adapters(&adapter);
-        Ok(PaliGemma::load(&self.config, &mut weights)?.with_sliding_window(self.sliding_window))
+    /// The model as it is now.
+    pub(super) fn model(&self) -> &PaliGemma {
+        &self.model
     }
 
     /// The learning rate of a step, of the parameters that no group has.
     pub(super) fn lr(&self, step: u64) -> f64 {
-        self.lr * self.paces.last().map_or(1.0, |pace| pace.schedule.at(step))
+        self.learner.lr * self.learner.paces.last().map_or(1.0, |pace| pace.schedule.at(step))
     }
 
-    /// Whether adapters drop what goes into them.
-    pub(super) fn drops_inputs(&self) -> bool {
-        self.lora.is_some_and(|lora| lora.dropout > 0.0)
+    /// Learns a batch, so many lessons at a time → its loss and the norm of its gradients, before clipping.
+    ///
+    /// # Errors
+    /// `Kind::Training`: a loss or a gradient that is not finite. Nothing is then changed; but with fused updates what came
+    /// before it is. A lesson that the model cannot read.
+    pub(super) fn step(
+        &mut self,
+        step: u64,
+        batch: &[Lesson],
+        together: usize,
+        options: &LossOptions,
+    ) -> Result<(f64, f64)> {
+        let options = &LossOptions { batch: Some(BatchSize::of(batch)), ..*options };
+        let Parameters { model, learner, .. } = self;
+        let mut gradients = Gradients::new(step, learner.learning.len());
+        let mut loss = 0.0;
+        for part in batch.chunks(together) {
+            loss += match learner.is_fused {
+                true => model.learn(part, options, None, &mut |id, weight, part| {
+                    learner.hear(&mut gradients, id, weight, part);
+                }),
+                false => model.loss_and_gradients(part, options, None, &mut |id, part| {
+                    gradients.add(id, part, &learner.learning[id].wanted.shape);
+                }),
+            }?
+            .value;
+            if !loss.is_finite() {
+                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
+            }
+        }
+        if !learner.is_fused {
+            for (sum, squares) in gradients.sums.iter().zip(&mut gradients.squares) {
+                *squares = sum.as_ref().map_or(0.0, |sum| sum_of_squares(sum.as_f32()));
+            }
+            gradients.broken = gradients.squares.iter().position(|squares| !squares.is_finite());
+        }
+        if let Some(id) = gradients.broken {
+            let name = &learner.learning[id].wanted.name;
+            return Err(Error::new(Kind::Training, format!("the gradient of {name} is not finite")));
+        }
+        let norm = gradients.squares.iter().sum::<f64>().sqrt();
+        let factor = learner.clip.filter(|&clip| norm > clip).map_or(1.0, |clip| (clip / norm) as f32);
+        for id in 0..learner.learning.len() {
+            let sum = gradients.sums[id].take();
+            let mut sum = match gradients.parts[id] {
+                // What took no part in the loss has a gradient of zeros: its momenta fade, and it decays.
+                0 => Tensor::zeros(&learner.learning[id].wanted.shape),
+                _ => match sum {
+                    Some(sum) => sum,
+                    None => continue,
+                },
+            };
+            if factor != 1.0 {
+                sum.as_f32_mut().iter_mut().for_each(|x| *x *= factor);
+            }
+            if let Some(weight) = model.wanted_mut(id) {
+                learner.update(id, weight, sum.as_f32(), step);
+            }
+        }
+        Ok((loss, norm))
     }
 
-    /// What counts of what learns: each name with its numbers.
+    /// What counts of what learns: each name with its numbers, those that the next ones are made of.
     pub(super) fn kept(&self) -> Vec<(String, Tensor)> {
-        self.learning.iter().map(|l| (l.wanted.name.clone(), l.kept().clone())).collect()
+        let mut weights: Vec<Option<&Tensor>> = vec![None; self.learner.learning.len()];
+        for parameter in self.model.parameters() {
+            if let Some(id) = parameter.id() {
+                weights[id] = Some(parameter.tensor());
+            }
+        }
+        let learning = self.learner.learning.iter().zip(weights);
+        let kept = learning.filter_map(|(l, weight)| Some((l, l.master.as_ref().or(weight)?)));
+        kept.map(|(l, kept)| (l.wanted.name.clone(), kept.reshape(&l.wanted.shape))).collect()
     }
 
-    /// What the optimiser keeps: `NAME/first` and so on with type, shape and bytes.
+    /// What the optimiser keeps: `NAME/first` and so on with type, length and bytes.
     pub(super) fn optimiser_state(&self) -> impl Iterator<Item = (String, DType, usize, &[u8])> {
-        self.learning.iter().flat_map(|l| {
+        self.learner.learning.iter().flat_map(|l| {
             l.state.kept.iter().map(|(what, kept)| {
                 (format!("{}/{what}", l.wanted.name), kept.dtype(), kept.len(), kept.bytes())
             })
@@ -445,7 +511,7 @@ impl Parameters {
     /// Takes up what [`Parameters::kept`] and [`Parameters::optimiser_state`] gave; both by name.
     ///
     /// # Errors
-    /// What `tensor` returns; a tensor of another type or shape.
+    /// What `weights` and `state` return; a tensor of another type or shape.
     pub(super) fn restore(
         &mut self,
         weights: &dyn Fn(&str) -> Result<Tensor>,
@@ -462,137 +528,77 @@ impl Parameters {
             ))
             .expected(format!("{dtype} {shape:?}, as the recipe says")))
         };
-        for learning in &mut self.learning {
+        for (id, learning) in self.learner.learning.iter_mut().enumerate() {
             let name = &learning.wanted.name;
             let tensor = weights(name)?;
-            check(name, &tensor, learning.kept().dtype(), &learning.wanted.shape)?;
+            let dtype = if learning.master.is_some() { DType::F32 } else { learning.wanted.dtype };
+            check(name, &tensor, dtype, &learning.wanted.shape)?;
             for (what, kept) in &mut learning.state.kept {
                 let name = format!("{name}/{what}");
                 let tensor = state(&name)?;
                 check(&name, &tensor, kept.dtype(), &[kept.len()])?;
                 kept.bytes_mut().copy_from_slice(tensor.bytes());
             }
-            learning.set(&tensor);
+            let Some(weight) = self.model.wanted_mut(id) else { continue };
+            match &mut learning.master {
+                Some(master) => {
+                    round(tensor.as_f32(), weight.as_bf16_mut());
+                    *master = owned(&tensor, DType::F32);
+                }
+                None => *weight = owned(&tensor.reshape(weight.shape()), dtype),
+            }
         }
         Ok(())
     }
 
     /// A parameter that holds a number that is not finite.
-    pub(super) fn broken(&self) -> Option<&str> {
-        let is_broken = |l: &&Learning| !sum_of_squares(&l.kept().to_f32_vec()).is_finite();
-        self.learning.iter().find(is_broken).map(|l| l.wanted.name.as_str())
+    pub(super) fn broken(&self) -> Option<String> {
+        let is_broken = |(_, kept): &(String, Tensor)| match kept.dtype() {
+            DType::F32 => !sum_of_squares(kept.as_f32()).is_finite(),
+            _ => kept.as_bf16().iter().any(|x| !x.is_finite()),
+        };
+        self.kept().into_iter().find(is_broken).map(|(name, _)| name)
     }
 
     /// The adapters as they are now.
     pub(super) fn adapter(&self) -> Option<Adapter> {
-        let kind = self.lora?;
-        let half = |i: usize| self.learning[i].kept().cast(DType::F32);
-        let layers =
-            self.adapters.iter().map(|(layer, &[a, b])| (layer.clone(), Pair { a: half(a), b: half(b) }));
-        Some(Adapter { rank: kind.rank, alpha: kind.alpha, dropout: kind.dropout, layers: layers.collect() })
-    }
-
-    /// A weight as it is now, plain, without adapters.
-    ///
-    /// # Errors
-    /// There is none of that name.
-    pub(super) fn weight(&self, name: &str) -> Result<Tensor> {
-        if let Some(learning) = self.learning.iter().find(|l| l.wanted.name == name) {
-            return Ok(learning.kept().clone());
-        }
-        let frozen = self.frozen.get(name);
-        frozen
-            .map(|weight| dequantise(weight, DType::F32))
-            .ok_or_else(|| Error::model(format!("tensor \"{name}\" is missing")))
-    }
-
-    /// The gradients of step `step`, of which none has come.
-    pub(super) fn begin(&self, step: u64) -> Gradients {
-        let count = self.learning.len();
-        Gradients {
-            step,
-            sums: vec![None; count],
-            parts: vec![0; count],
-            squares: vec![0.0; count],
-            broken: None,
-        }
-    }
-
-    /// A part of the gradient of parameter `id`.
-    pub(super) fn add(&mut self, gradients: &mut Gradients, id: usize, part: Contribution) {
-        match &mut gradients.sums[id] {
-            Some(sum) => part.add_to(sum),
-            none => *none = Some(part.into_tensor(&self.learning[id].wanted.shape)),
-        }
-        gradients.parts[id] += 1;
-        // The embedding table is the head too: its gradient is whole when both have come.
-        let is_table = self.learning[id].wanted.name.ends_with(".embed_tokens.weight");
-        if self.is_fused && gradients.parts[id] == 1 + usize::from(is_table) {
-            self.finish_one(gradients, id, 1.0);
-        }
-    }
-
-    fn finish_one(&mut self, gradients: &mut Gradients, id: usize, factor: f32) {
-        let Some(mut sum) = gradients.sums[id].take() else { return };
-        if self.is_fused {
-            gradients.squares[id] = sum_of_squares(sum.as_f32());
-            if !gradients.squares[id].is_finite() {
-                gradients.broken.get_or_insert(id);
-            }
-            if gradients.broken.is_some() {
-                return;
-            }
-        }
-        if factor != 1.0 {
-            sum.as_f32_mut().iter_mut().for_each(|x| *x *= factor);
-        }
-        let wanted = &self.learning[id].wanted;
-        let pace = &self.paces[wanted.pace];
-        let rate = Rate {
-            step: gradients.step,
-            lr: (self.lr * pace.lr_factor) as f32,
-            schedule: pace.schedule.at(gradients.step) as f32,
-            decay: if wanted.decays { self.weight_decay } else { 0.0 },
+        let (lora, layers) = self.lora.as_ref()?;
+        let kept: HashMap<String, Tensor> = self.kept().into_iter().collect();
+        let half = |layer: &str, half: &str| kept.get(&format!("{layer}.{half}")).map(|x| x.cast(DType::F32));
+        let pair = |layer: &String| {
+            Some((layer.clone(), Pair { a: half(layer, "lora_a")?, b: half(layer, "lora_b")? }))
         };
-        self.learning[id].update(&self.optimiser, sum.as_f32(), &rate);
+        let layers = layers.iter().filter_map(pair).collect();
+        Some(Adapter { rank: lora.rank, alpha: lora.alpha, dropout: lora.dropout, layers })
     }
 
-    /// Does what is left of the step → the norm of all gradients.
-    ///
-    /// # Errors
-    /// `Kind::Training`: a gradient that is not finite. Nothing is then changed; but with fused updates what came before
-    /// it is.
-    pub(super) fn finish(&mut self, mut gradients: Gradients) -> Result<f64> {
-        if !self.is_fused {
-            for (sum, squares) in gradients.sums.iter().zip(&mut gradients.squares) {
-                *squares = sum.as_ref().map_or(0.0, |sum| sum_of_squares(sum.as_f32()));
-            }
-            gradients.broken = gradients.squares.iter().position(|squares| !squares.is_finite());
-        }
-        if let Some(id) = gradients.broken {
-            return Err(Error::new(
-                crate::Kind::Training,
-                format!("the gradient of {} is not finite", self.learning[id].wanted.name),
-            ));
-        }
-        let norm = gradients.squares.iter().sum::<f64>().sqrt();
-        let factor = self.clip.filter(|&clip| norm > clip).map_or(1.0, |clip| (clip / norm) as f32);
-        for id in 0..self.learning.len() {
-            // A parameter that took no part in the loss has no gradient, which is a gradient of zeros: its momenta fade.
-            if gradients.parts[id] == 0 {
-                gradients.sums[id] = Some(Tensor::zeros(&self.learning[id].wanted.shape));
-            }
-            self.finish_one(&mut gradients, id, factor);
-        }
-        Ok(norm)
+    /// The shape of the model.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
     }
 }
 
-/// The layers of an adapter in the order of a selection.
-fn sorted_as<'a>(selection: &'a Selection, adapter: &'a Adapter) -> impl Iterator<Item = &'a str> {
-    let layers = selection.wanted.iter().filter_map(|w| w.name.strip_suffix(".lora_a"));
-    let count = adapter.layers.len();
-    layers.filter(|layer| adapter.layers.contains_key(*layer)).take(count)
+/// A tensor of its own, that may change in place: what the checkpoint maps is not ours.
+fn owned(tensor: &Tensor, dtype: DType) -> Tensor {
+    match dtype {
+        DType::BF16 => Tensor::from_bf16(tensor.cast(DType::BF16).as_bf16().to_vec(), tensor.shape()),
+        _ => Tensor::from_f32(tensor.to_f32_vec(), tensor.shape()),
+    }
+}
+
+/// An adapter to begin with is of the recipe's kind.
+fn check_begin(begin: &Adapter, lora: &LoraRecipe, layers: &[String]) -> Result<()> {
+    let is_same = begin.rank == lora.rank
+        && begin.alpha == lora.alpha
+        && layers.len() == begin.layers.len()
+        && layers.iter().all(|layer| begin.layers.contains_key(layer));
+    if is_same {
+        return Ok(());
+    }
+    Err(Error::usage(
+        "lora.init is of other layers, rank or alpha than lora.targets, lora.rank and lora.alpha say",
+    )
+    .expected(format!("rank {}, alpha {}, {} layers", begin.rank, begin.alpha, begin.layers.len())))
 }
 
 /// A new half of an adapter, as PEFT begins it: A uniform within 1/√in (Kaiming's rule with a = √5), B zero.

@@ -1,12 +1,13 @@
 //! A run: everything opened and checked, then step after step, saved, measured and stopped as asked.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use paligemma_tensor::{DType, Isa, LossRule, Tensor, peak_rss};
+use paligemma_tensor::{DType, Isa, Tensor, peak_rss};
 use serde_json::json;
 
 use super::metrics::{EvalLine, Record, StepLine};
@@ -14,12 +15,11 @@ use super::parameters::{Parameters, Selection, is_fused};
 use super::plan::{ExampleSize, Plan};
 use super::recipe::{EvalRecipe, Loss, OnErrorName, Recipe, Source};
 use super::state::{self, Disk, Lock, Position};
-use super::step::{self, Objective, Share};
-use crate::checkpoint::{Checkpoint, Format, companions, write_folder};
+use crate::checkpoint::{Checkpoint, Format, companions, dequantise, write_folder};
 use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready, Template};
 use crate::generate::{Generator, Options, Prompt};
 use crate::image::Preprocess;
-use crate::model::Pass;
+use crate::model::{Lesson, LossOptions, Mean, dropout_key};
 use crate::text::Tokenizer;
 use crate::{Error, Kind, Result};
 
@@ -215,36 +215,42 @@ impl Job {
     /// # Errors
     /// What is wrong with a tensor or an example.
     pub fn time_of_a_step(&self) -> Result<f64> {
-        let parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         let examples = self.first(self.recipe.micro_batch() as u64)?;
         let start = Instant::now();
-        let pass = self.pass(&parameters, &examples);
-        let give = &mut |_, part: paligemma_tensor::Contribution| drop(part);
-        step::loss(
-            parameters.model(true)?,
-            &examples,
-            &self.objective(&parameters),
-            Share::of(&examples),
-            pass,
-            Some(give),
-        )?;
+        let lessons = self.lessons(&examples, 0);
+        parameters
+            .model()
+            .loss_and_gradients(&lessons, &self.loss_options(), None, &mut |_, part| drop(part))?;
         Ok(start.elapsed().as_secs_f64() * (self.recipe.batch / self.recipe.micro_batch()) as f64)
     }
 
-    fn objective(&self, parameters: &Parameters) -> Objective {
-        let rule = LossRule {
-            softcap: parameters.config().text.final_logit_softcapping,
+    fn loss_options(&self) -> LossOptions {
+        let mean = match self.recipe.loss {
+            Loss::Example => Mean::Example,
+            Loss::Token => Mean::Token,
+        };
+        LossOptions {
+            mean,
+            batch: None,
             label_smoothing: self.recipe.label_smoothing as f32,
             z_loss: self.recipe.z_loss as f32,
-        };
-        Objective { rule, is_token_mean: self.recipe.loss == Loss::Token }
+            final_softcap: self.recipe.model.final_softcap,
+            dropout: self.recipe.dropout as f32,
+            recompute: self.recipe.recompute,
+        }
     }
 
-    fn pass(&self, parameters: &Parameters, examples: &[Ready]) -> Pass<'static> {
-        let rate = self.recipe.dropout as f32;
-        let drops = rate > 0.0 || parameters.drops_inputs();
-        let dropout = drops.then(|| step::dropout(examples, rate, self.recipe.seed));
-        Pass::recorded(self.recipe.recompute, dropout, None)
+    /// Examples as the model learns them in a step.
+    fn lessons(&self, examples: &[Ready], step: u64) -> Vec<Lesson> {
+        let side = self.preparation.image_size;
+        let lesson = |ready: &Ready| Lesson {
+            images_bchw: Tensor::from_f32(ready.pixels.concat(), &[ready.pixels.len(), 3, side, side]),
+            ids: ready.tokens.ids.clone(),
+            prefix_len: ready.tokens.num_prefix,
+            key: dropout_key(self.recipe.seed, step, ready.draw.number),
+        };
+        examples.iter().map(lesson).collect()
     }
 
     fn states(&self) -> PathBuf {
@@ -279,7 +285,7 @@ impl Job {
             return Ok(outcome);
         }
         self.check_memory()?;
-        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         if let Some(saved) = &saved {
             let tensor = |name: &str| saved.weights.tensor(name);
             parameters
@@ -313,7 +319,9 @@ impl Job {
                     None => return Err(Error::input("the data has no more draws")),
                 }
             }
-            let stepped = self.step(&mut parameters, at.step, &examples);
+            let lessons = self.lessons(&examples, at.step);
+            let stepped = parameters.step(at.step, &lessons, self.recipe.micro_batch(), &self.loss_options());
+            drop(lessons);
             let (loss, norm) = match stepped {
                 Ok(done) => done,
                 Err(error) if error.kind() == Kind::Training => {
@@ -364,23 +372,6 @@ impl Job {
         }
         outcome.is_stopped = is_stopped && at.step < end;
         Ok(outcome)
-    }
-
-    /// One step → its loss and the norm of its gradients.
-    fn step(&self, parameters: &mut Parameters, step: u64, examples: &[Ready]) -> Result<(f64, f64)> {
-        let (share, objective) = (Share::of(examples), self.objective(parameters));
-        let mut gradients = parameters.begin(step);
-        let mut loss = 0.0;
-        for together in examples.chunks(self.recipe.micro_batch()) {
-            let pass = self.pass(parameters, together);
-            let model = parameters.model(true)?;
-            let give = &mut |id, part| parameters.add(&mut gradients, id, part);
-            loss += step::loss(model, together, &objective, share, pass, Some(give))?;
-            if !loss.is_finite() {
-                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
-            }
-        }
-        Ok((loss, parameters.finish(gradients)?))
     }
 
     /// Keeps what a broken step leaves: its examples, and the weights before it, if they are as they were.
@@ -442,19 +433,18 @@ impl Job {
             return Err(Error::usage("there is nothing to evaluate on"));
         };
         let count = mixture.num_examples().min(recipe.examples.unwrap_or(usize::MAX) as u64);
-        let objective = Objective { is_token_mean: false, ..self.objective(parameters) };
-        let objective =
-            Objective { rule: LossRule { label_smoothing: 0.0, z_loss: 0.0, ..objective.rule }, ..objective };
+        let options =
+            LossOptions { mean: Mean::Example, label_smoothing: 0.0, z_loss: 0.0, ..self.loss_options() };
         let preparation = Preparation { augmentation: None, ..self.preparation.clone() };
         let (mut sum, mut exact) = (0.0, 0);
-        let model = parameters.model(false)?;
+        let model = parameters.model();
         let eos = self.tokenizer().eos()?;
         for from in (0..count).step_by(self.recipe.micro_batch()) {
             let numbers = from..count.min(from + self.recipe.micro_batch() as u64);
             let examples: Vec<Ready> =
                 numbers.map(|number| preparation.prepare(mixture, number)).collect::<Result<_>>()?;
-            let share = Share { examples: count as usize, tokens: 0 };
-            sum += step::loss(model.clone(), &examples, &objective, share, Pass::plain(), None)?;
+            let loss = model.batch_loss(&self.lessons(&examples, step), &options, None)?;
+            sum += loss.value * examples.len() as f64 / count as f64;
             if !recipe.answers {
                 continue;
             }
@@ -470,7 +460,7 @@ impl Job {
             // No answer that is exact has more tokens.
             let longest = examples.iter().map(|ready| ready.tokens.ids.len() - ready.tokens.num_prefix).max();
             let options = Options { max_tokens: longest.unwrap_or(1), ..Options::default() };
-            let (answers, _) = Generator::new(&model, eos)
+            let (answers, _) = Generator::new(model, eos)
                 .run(&prompts, &options, &mut |_, _, _| ControlFlow::Continue(()))?;
             for (ready, answer) in examples.iter().zip(answers) {
                 let text = self.tokenizer().decode(&answer.tokens);
@@ -496,7 +486,7 @@ impl Job {
         let saved = state::latest(&self.states(), &mut |_| ())?;
         let saved = saved
             .ok_or_else(|| Error::usage(format!("{} holds no saved state", self.recipe.out.display())))?;
-        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, self.selection.clone())?;
+        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         parameters.restore(&|name| saved.weights.tensor(name), &|name| saved.optimiser.tensor(name))?;
         let adapter = parameters.adapter();
         if let (Some(adapter), false) = (&adapter, merge) {
@@ -510,8 +500,16 @@ impl Job {
         let files = companions(&self.checkpoint)?;
         let files: Vec<(&str, &[u8])> =
             files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
-        write_folder(parameters.config(), out, dtype.unwrap_or(stored), &files, &mut |name, _| {
-            let weight = parameters.weight(name)?;
+        let mut config = parameters.config().clone();
+        if !self.recipe.model.final_softcap {
+            config.text.final_logit_softcapping = None;
+        }
+        let learned: HashMap<String, Tensor> = parameters.kept().into_iter().collect();
+        write_folder(&config, out, dtype.unwrap_or(stored), &files, &mut |name, _| {
+            if let Some(tensor) = learned.get(name) {
+                return Ok(tensor.clone());
+            }
+            let weight = dequantise(&self.checkpoint.weight(name)?, DType::F32);
             Ok(match (&adapter, name.strip_suffix(".weight")) {
                 (Some(adapter), Some(layer)) => adapter.merged(layer, &weight),
                 _ => weight,
@@ -536,7 +534,10 @@ impl Pace {
 
     fn add(&mut self, examples: &[Ready], image_tokens: usize) {
         self.examples += examples.len();
-        self.tokens += examples.iter().map(|ready| step::num_tokens(ready, image_tokens)).sum::<usize>();
+        self.tokens += examples
+            .iter()
+            .map(|ready| ready.pixels.len() * image_tokens + ready.tokens.inputs().len())
+            .sum::<usize>();
     }
 
     /// Time that was not spent on steps.

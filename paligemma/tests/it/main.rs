@@ -18,3 +18,4 @@ mod quantised;
 mod tidy;
 mod tokenizer;
 mod towers;
+mod train;

@@ -323,12 +323,12 @@ fn gate_and_up_have_one_form() {
         (up.1, up.3) = (Dtype::BF16, vec![0; 2 * up.2[0] * up.2[1]]);
     });
     let checkpoint = open(&folder);
-    let e = load_model(&checkpoint, None, 16, 16, 1).unwrap_err().to_string();
+    let e = load_model(&checkpoint, None, None, 16, 16, 1).unwrap_err().to_string();
     assert!(
         e.contains("gate_proj") && e.contains("is int4 and") && e.contains("up_proj.weight\" is bf16"),
         "{e}"
     );
-    assert!(load_model(&checkpoint, Some(DType::BF16), 16, 16, 1).is_ok());
+    assert!(load_model(&checkpoint, Some(DType::BF16), None, 16, 16, 1).is_ok());
 }
 
 #[test]
@@ -440,6 +440,6 @@ fn a_quantised_model_is_opened_as_plain_numbers_too() {
         assert_eq!((None, wide.clone()), answer(&plain, None));
         let (said, stored) = answer(&folder, None);
         assert!(said.is_none() && stored.len() == wide.len());
-        assert!(load_model(&open(&folder), None, 16, 16, 1).is_ok());
+        assert!(load_model(&open(&folder), None, None, 16, 16, 1).is_ok());
     }
 }

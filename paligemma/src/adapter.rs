@@ -7,7 +7,7 @@ use std::path::Path;
 use paligemma_tensor::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Checkpoint, NamedTensors, canonical, names, safetensors_bytes, write_files};
+use crate::checkpoint::{NamedTensors, canonical, names, safetensors_bytes, write_files};
 use crate::config::Config;
 use crate::model::Lora;
 use crate::{Error, Result};
@@ -188,23 +188,6 @@ impl Adapter {
             }
         }
         Tensor::from_f32(sum, weight.shape())
-    }
-
-    /// Writes the base model with the adapter merged into it, as a folder of `dtype`.
-    ///
-    /// # Errors
-    /// Those of [`crate::checkpoint::write_folder`]; a tensor that cannot be read.
-    pub fn merge(
-        &self,
-        base: &Checkpoint,
-        folder: &Path,
-        dtype: DType,
-        files: &[(&str, &[u8])],
-    ) -> Result<()> {
-        crate::checkpoint::write_folder(base.config(), folder, dtype, files, &mut |name, _| {
-            let plain = crate::checkpoint::dequantise(&base.weight(name)?, DType::F32);
-            Ok(name.strip_suffix(".weight").map_or_else(|| plain.clone(), |layer| self.merged(layer, &plain)))
-        })
     }
 }
 
