@@ -73,7 +73,10 @@ fn a_run_is_begun_looked_at_stopped_and_gone_on_with() {
 
     let small = [&SMALL[..], &["log_every=1", "epochs=3"]].concat();
     let first = scene.json(&[&small[..], &["--steps", "2"]].concat());
-    assert_eq!(keys(&first), ["run", "step", "total", "stopped", "loss", "eval_loss", "eval_exact"]);
+    assert_eq!(
+        keys(&first),
+        ["run", "step", "total", "stopped", "loss", "eval_loss", "eval_exact", "eval_miou"]
+    );
     assert_eq!((&first["step"], &first["total"], &first["stopped"]), (&json!(2), &json!(6), &json!(false)));
     let second = scene.json(&["train", "run"]);
     assert_eq!((&second["step"], &second["stopped"]), (&json!(6), &json!(false)));
@@ -194,7 +197,7 @@ fn recipes_are_listed_shown_copied_and_run() {
     let listed = scene.json(&["recipes", "ls"]);
     let names: Vec<&str> =
         listed["recipes"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["transfer", "lora", "low-memory", "pretrain", "overfit"]);
+    assert_eq!(names, ["transfer", "lora", "low-memory", "pretrain", "vqvae", "overfit"]);
     for name in names {
         let text = scene.json(&["recipes", "show", name])["text"].as_str().unwrap().to_owned();
         // Its head holds a command that runs it, and a sentence that says what it is for.
