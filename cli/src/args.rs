@@ -4,6 +4,7 @@ use crate::{exit::CODES, frames};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use paligemma::{
     DType, Isa,
+    bench::Learning,
     checkpoint::{Form, Scheme},
     data::playground::{Split, Task},
     detection::Finding,
@@ -371,8 +372,9 @@ pub(crate) enum Verb {
         ttft_s           the two together\n  \
         decode_token_s   a step, which gives every answer a token\n\
         and what the machine reads and multiplies at most meanwhile, with the fraction of it that is reached \
-        (medians of each run's own).\n\n\
+        (medians of each run's own). With --train: train_step_s, and train_of_peak of the machine's multiplications.\n\n\
         Examples:\n  paligemma bench --random 3b-224 --table\n  \
+        paligemma bench --random 3b-224 --train lora --new-tokens 64 --repeat 3\n  \
         paligemma bench ./model --batch 4 --json"
     )]
     Bench {
@@ -401,6 +403,10 @@ pub(crate) enum Verb {
         /// Run once for each line on stdin and print each run's JSON: to take turns with another program.
         #[arg(long, requires = "json", conflicts_with = "repeat")]
         turns: bool,
+        /// Measure a step of training in place of an answer: of adapters (rank 8, every linear layer of the decoder), or of the
+        /// whole decoder (SGD, changed in place). --new-tokens are learned; the first step does not count.
+        #[arg(long, value_name = "WHAT", conflicts_with_all = ["turns", "table", "batch"])]
+        train: Option<LearningArg>,
         /// Print a Markdown table.
         #[arg(long, conflicts_with = "json")]
         table: bool,
@@ -1035,6 +1041,22 @@ impl From<TypeSchemeOrAuto> for Option<Form> {
             TypeSchemeOrAuto::F16 => Some(DType::F16.into()),
             TypeSchemeOrAuto::Int8 => Some(Scheme::Int8.into()),
             TypeSchemeOrAuto::Int4 => Some(Scheme::Int4.into()),
+        }
+    }
+}
+
+/// What learns on the bench.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum LearningArg {
+    Lora,
+    Full,
+}
+
+impl From<LearningArg> for Learning {
+    fn from(learning: LearningArg) -> Learning {
+        match learning {
+            LearningArg::Lora => Learning::Lora,
+            LearningArg::Full => Learning::Full,
         }
     }
 }

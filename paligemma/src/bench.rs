@@ -18,6 +18,10 @@
 //!
 //! Legend: D width, N query heads, K key heads, H head size, F width of the MLP, V vocabulary.
 
+mod training;
+
+pub use training::{Learning, TrainingBench, TrainingFigures};
+
 use crate::{
     Error, Result,
     checkpoint::{Form, random_weights},

@@ -8,8 +8,8 @@ use crate::{
 };
 use paligemma::{
     DType, Error, Isa,
-    bench::{Bench, Figures, Settings, Spread, random_model},
-    checkpoint::{Checkpoint, Form, hub::Want},
+    bench::{Bench, Figures, Learning, Settings, Spread, TrainingBench, random_model},
+    checkpoint::{Checkpoint, Form, dequantise, hub::Want, random_weights},
     model::PaliGemma,
     session::load_model,
 };
@@ -25,6 +25,7 @@ pub(super) struct Job {
     pub(super) settings: Settings,
     pub(super) repeat: u16,
     pub(super) turns: bool,
+    pub(super) train: Option<Learning>,
     pub(super) table: bool,
 }
 
@@ -35,6 +36,9 @@ pub(super) fn bench(
     form: Option<Form>,
     job: &Job,
 ) -> anyhow::Result<ExitCode> {
+    if let Some(learning) = job.train {
+        return train(args, model, random, form, job, learning);
+    }
     let settings = &job.settings;
     let quiet = args.quiet || args.json;
     let (name, model, load) = match (model, random) {
@@ -95,6 +99,65 @@ pub(super) fn bench(
         print_json(&as_json(&figures, load))?;
     } else {
         print_line(as_lines(&as_json(&figures, load)).trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Steps of training.
+fn train(
+    args: &Args,
+    model: Option<&str>,
+    random: Option<&str>,
+    form: Option<Form>,
+    job: &Job,
+    learning: Learning,
+) -> anyhow::Result<ExitCode> {
+    let quiet = args.quiet || args.json;
+    let start = Instant::now();
+    let mut bench = match (model, random) {
+        (Some(name), _) => {
+            let checkpoint = Checkpoint::open(&open::find(args, name, Want::Model)?.path)?;
+            let dtype = match form {
+                Some(Form::Plain(dtype)) => Some(dtype),
+                _ => None,
+            };
+            let mut weight = |name: &str| {
+                let weight = checkpoint.weight(name)?;
+                Ok(dtype.map_or(weight.clone(), |dtype| dequantise(&weight, dtype).into()))
+            };
+            TrainingBench::new(checkpoint.config(), &mut weight, learning, &job.settings)?
+        }
+        (None, random) => {
+            let config = published(random.unwrap_or_default())?;
+            note(quiet, format_args!("making random weights"));
+            let (_, mut weight) = random_weights(&config, form.unwrap_or(DType::BF16.into()), 0);
+            TrainingBench::new(&config, &mut weight, learning, &job.settings)?
+        }
+    };
+    let load = start.elapsed();
+    let heeding = open::Heeding::begin();
+    bench.step(open::cancel_flag())?;
+    let mut seconds = Vec::new();
+    for i in 0..job.repeat {
+        seconds.push(bench.step(open::cancel_flag())?);
+        note(quiet, format_args!("step {} of {}", i + 1, job.repeat));
+    }
+    drop(heeding);
+    let figures = bench.figures(&seconds);
+    let Spread { median, min, max } = figures.train_step_s;
+    let json = json!({
+        "train_step_s": { "median": median, "min": min, "max": max },
+        "load_s": load.as_secs_f64(),
+        "peak_rss_bytes": figures.peak_rss_bytes,
+        "weights_bytes": figures.weights_bytes,
+        "threads": rayon::current_num_threads(),
+        "isa": Isa::best().name(),
+        "gemm_peak_flops": figures.gemm_peak_flops,
+        "train_of_peak": figures.train_of_peak,
+    });
+    match args.json {
+        true => print_json(&json)?,
+        false => print_line(as_lines(&json).trim_end())?,
     }
     Ok(ExitCode::SUCCESS)
 }

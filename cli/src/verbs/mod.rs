@@ -105,13 +105,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Verb::Random { config, out, dtype, seed } => {
             random::random(args, config, out, (*dtype).into(), *seed)
         }
-        Verb::Bench { model, random, dtype, prompt_tokens, new_tokens, batch, repeat, turns, table } => {
+        Verb::Bench {
+            model,
+            random,
+            dtype,
+            prompt_tokens,
+            new_tokens,
+            batch,
+            repeat,
+            turns,
+            train,
+            table,
+        } => {
             let settings = Settings {
                 prompt_tokens: (*prompt_tokens).into(),
                 new_tokens: (*new_tokens).into(),
                 batch: (*batch).into(),
             };
-            let job = bench::Job { settings, repeat: *repeat, turns: *turns, table: *table };
+            let train = train.map(Into::into);
+            let job = bench::Job { settings, repeat: *repeat, turns: *turns, train, table: *table };
             bench::bench(args, model.as_deref(), random.as_deref(), (*dtype).into(), &job)
         }
         Verb::Pull { id } => cache::pull(args, id),

@@ -69,6 +69,36 @@ fn figures_of_files_and_of_random_weights() {
 }
 
 #[test]
+fn steps_of_training() {
+    let scene = Scene::new();
+    for args in [
+        &["m", "--train", "lora"][..],
+        &["--random", "tiny", "--dtype", "int4", "--train", "lora"],
+        &["--random", "2-tiny", "--train", "full"],
+        &["m", "--dtype", "f32", "--train", "full"],
+    ] {
+        let figures = scene.json(&[&["bench", "--repeat", "2", "--new-tokens", "3"], args].concat());
+        assert_eq!(
+            keys(&figures),
+            [
+                "train_step_s",
+                "load_s",
+                "peak_rss_bytes",
+                "weights_bytes",
+                "threads",
+                "isa",
+                "gemm_peak_flops",
+                "train_of_peak"
+            ]
+        );
+        assert!(figures["train_step_s"]["median"].as_f64().unwrap() > 0.0, "{figures}");
+        assert!(figures["train_of_peak"].as_f64().unwrap() > 0.0, "{figures}");
+    }
+    let ran = scene.run(&["bench", "--random", "tiny", "--dtype", "int8", "--train", "full"]);
+    assert!(ran.code == 2 && ran.err.contains("int8"), "{ran:?}");
+}
+
+#[test]
 fn for_people() {
     let scene = Scene::new();
     let ran = scene.run(&["bench", "m", "--repeat", "2"]);

@@ -27,7 +27,7 @@ pub use memory::{Need, available_memory};
 pub use names::canonical;
 pub use open::{Checkpoint, Format};
 pub use parts::{LanguagePart, VisionPart};
-pub(crate) use quantised::dequantise;
+pub use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;

@@ -209,7 +209,7 @@ pub(crate) fn row_blocks(n: usize, k: usize) -> impl Iterator<Item = (usize, usi
 }
 
 /// A weight as plain numbers of `dtype`; shares them if nothing changes.
-pub(crate) fn dequantise(weight: &Weight, dtype: DType) -> Tensor {
+pub fn dequantise(weight: &Weight, dtype: DType) -> Tensor {
     let [n, k] = match weight {
         Weight::Plain(tensor) => return tensor.cast(dtype),
         quantised => quantised.shape(),
