@@ -66,14 +66,14 @@ fn a_run_is_begun_looked_at_stopped_and_gone_on_with() {
     assert!(!scene.path("run").exists());
     let told = scene.run(&[&SMALL[..], &["--dry-run"]].concat());
     assert_eq!(told.code, 0);
-    for part in ["caption en⏎[a ", "<eos>]", "optimiser", "together", "all others", "120 steps of 2 examples"]
+    for part in ["caption en⏎[a ", "<eos>]", "optimiser", "together", "all others", "80 steps of 2 examples"]
     {
         assert!(told.out.contains(part), "{part}: {}", told.out);
     }
 
     let small = [&SMALL[..], &["log_every=1", "epochs=3"]].concat();
     let first = scene.json(&[&small[..], &["--steps", "2"]].concat());
-    assert_eq!(keys(&first), ["run", "step", "total", "stopped", "loss", "eval_loss", "eval_exact"]);
+    assert_eq!(keys(&first), ["run", "step", "total", "stopped", "loss", "eval_loss", "eval_exact", "eval_miou"]);
     assert_eq!((&first["step"], &first["total"], &first["stopped"]), (&json!(2), &json!(6), &json!(false)));
     let second = scene.json(&["train", "run"]);
     assert_eq!((&second["step"], &second["stopped"]), (&json!(6), &json!(false)));
@@ -194,7 +194,7 @@ fn recipes_are_listed_shown_copied_and_run() {
     let listed = scene.json(&["recipes", "ls"]);
     let names: Vec<&str> =
         listed["recipes"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["transfer", "lora", "low-memory", "pretrain", "overfit"]);
+    assert_eq!(names, ["transfer", "lora", "low-memory", "pretrain", "vqvae", "overfit"]);
     for name in names {
         let text = scene.json(&["recipes", "show", name])["text"].as_str().unwrap().to_owned();
         // Its head holds a command that runs it, and a sentence that says what it is for.
@@ -202,6 +202,10 @@ fn recipes_are_listed_shown_copied_and_run() {
         let file = format!("{name}.toml");
         scene.json(&["recipes", "copy", name, &file]);
         assert_eq!(scene.read(&file), text);
+        // The masks' model has no model and no data of its own to begin with.
+        if name == "vqvae" {
+            continue;
+        }
         let eval = ["eval.files=d.jsonl"];
         let eval: &[&str] = if name == "overfit" { &eval } else { &[] };
         let args =
@@ -229,16 +233,16 @@ fn recipes_are_listed_shown_copied_and_run() {
     }
 }
 
-/// From pictures to answers by heart, by one recipe: sixteen pictures here, two hundred in `--ignored`.
+/// From pictures to answers by heart, by one recipe: eight pictures here, two hundred in `--ignored`.
 #[test]
 fn a_tiny_model_learns_pictures_by_heart() {
-    by_heart(16, "epochs=30");
+    by_heart(8, "epochs=100");
 }
 
 #[test]
 #[ignore = "two hundred pictures take minutes in a build for debugging"]
 fn a_tiny_model_learns_two_hundred_pictures_by_heart() {
-    by_heart(200, "lr=3e-3");
+    by_heart(200, "keep=1");
 }
 
 fn by_heart(count: usize, change: &str) {
