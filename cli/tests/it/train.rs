@@ -66,7 +66,7 @@ fn a_run_is_begun_looked_at_stopped_and_gone_on_with() {
     assert!(!scene.path("run").exists());
     let told = scene.run(&[&SMALL[..], &["--dry-run"]].concat());
     assert_eq!(told.code, 0);
-    for part in ["caption en⏎[a ", "<eos>]", "optimiser", "together", "all others", "120 steps of 2 examples"]
+    for part in ["caption en⏎[a ", "<eos>]", "optimiser", "together", "all others", "80 steps of 2 examples"]
     {
         assert!(told.out.contains(part), "{part}: {}", told.out);
     }
@@ -205,6 +205,10 @@ fn recipes_are_listed_shown_copied_and_run() {
         let file = format!("{name}.toml");
         scene.json(&["recipes", "copy", name, &file]);
         assert_eq!(scene.read(&file), text);
+        // The masks' model has no model and no data of its own to begin with.
+        if name == "vqvae" {
+            continue;
+        }
         let eval = ["eval.files=d.jsonl"];
         let eval: &[&str] = if name == "overfit" { &eval } else { &[] };
         let args =
@@ -232,16 +236,16 @@ fn recipes_are_listed_shown_copied_and_run() {
     }
 }
 
-/// From pictures to answers by heart, by one recipe: sixteen pictures here, two hundred in `--ignored`.
+/// From pictures to answers by heart, by one recipe: eight pictures here, two hundred in `--ignored`.
 #[test]
 fn a_tiny_model_learns_pictures_by_heart() {
-    by_heart(16, "epochs=30");
+    by_heart(8, "epochs=100");
 }
 
 #[test]
 #[ignore = "two hundred pictures take minutes in a build for debugging"]
 fn a_tiny_model_learns_two_hundred_pictures_by_heart() {
-    by_heart(200, "lr=3e-3");
+    by_heart(200, "keep=1");
 }
 
 fn by_heart(count: usize, change: &str) {

@@ -283,7 +283,7 @@ impl Default for Augment {
 }
 
 /// Evaluation on held-out examples.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "KEYS says what each is")]
 pub struct EvalRecipe {
@@ -291,12 +291,6 @@ pub struct EvalRecipe {
     pub source: Source,
     pub examples: Option<usize>,
     pub answers: bool,
-}
-
-impl Default for EvalRecipe {
-    fn default() -> EvalRecipe {
-        EvalRecipe { source: Source::default(), examples: None, answers: false }
-    }
 }
 
 /// Parameters that go at their own pace.
@@ -548,7 +542,7 @@ impl Recipe {
                 return Err(Error::usage(format!("data.{name} has no files")));
             }
         }
-        for name in self.mix.keys().filter(|name| !self.data.contains_key(*name)) {
+        if let Some(name) = self.mix.keys().find(|name| !self.data.contains_key(*name)) {
             return Err(Error::usage(format!("data.mix.{name} is no data set of the recipe")));
         }
         if let Some(name) =
@@ -581,7 +575,7 @@ impl Recipe {
         if self.batch == 0 || self.batch > 1 << 20 {
             return wrong("batch", &self.batch, "1 to 1048576");
         }
-        if let Some(micro) = self.micro_batch.filter(|&m| m == 0 || self.batch % m != 0) {
+        if let Some(micro) = self.micro_batch.filter(|&m| m == 0 || !self.batch.is_multiple_of(m)) {
             return wrong("micro_batch", &micro, &format!("a divisor of the batch, which is {}", self.batch));
         }
         if self.text_len == 0 || self.text_len > 1 << 16 {
