@@ -821,7 +821,8 @@ pub(crate) enum MaskWay {
 /// Which model of masks.
 #[derive(Group, Debug)]
 pub(crate) struct VqVaeArg {
-    /// The masks' model: Google's vae-oid.npz, or a safetensors of its tensors.
+    /// The masks' model: Google's vae-oid.npz for Google's checkpoints, or a safetensors of such tensors; if not given, the
+    /// program's own, whose codes are others.
     #[arg(long, value_name = "FILE", env = "PALIGEMMA_VQVAE")]
     pub(crate) vqvae: Option<PathBuf>,
 }

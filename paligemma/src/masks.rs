@@ -3,14 +3,17 @@
 use crate::{
     Error, Result,
     checkpoint::NamedTensors,
+    config::Config,
     image::{MASK_SIDE, Mask, Plane, Rect},
     model::VqVae,
 };
 use paligemma_tensor::Tensor;
 use std::path::Path;
 
-/// The trained model within this program, a safetensors file; none yet.
-const BUILT_IN: Option<&[u8]> = None;
+/// The model within this program, trained on drawn masks; models/masks.md says how.
+const BUILT_IN: &[u8] = include_bytes!("../../models/masks.safetensors");
+/// Where `<image>` stands in the tables of Google's checkpoints, which learned the codes of their own masks' model.
+const GOOGLES_IMAGE_TOKEN: usize = 257_152;
 
 /// Turns masks into codes and codes into masks.
 #[derive(Debug)]
@@ -20,23 +23,33 @@ pub struct MaskCodec {
 
 impl MaskCodec {
     /// The model in `file`, an npz or safetensors with the published names (`vae-oid.npz`), else the one within this
-    /// program.
+    /// program. The codes of one mean nothing to the other.
     ///
     /// # Errors
-    /// None within this program yet; a file that is broken, or lacks a tensor, or has one that the model does not know.
+    /// A file that is broken, or lacks a tensor, or has one that the model does not know.
     pub fn open(file: Option<&Path>) -> Result<MaskCodec> {
-        match (file, BUILT_IN) {
-            (Some(file), _) => {
+        match file {
+            Some(file) => {
                 let tensors = NamedTensors::open(file)?;
                 MaskCodec::from_tensors(&tensors).map_err(|e| e.at(file.display().to_string()))
             }
-            (None, Some(bytes)) => MaskCodec::from_tensors(&NamedTensors::built_in(bytes)?),
-            (None, None) => {
-                Err(Error::usage("masks need a model of masks, and this version has none within it")
-                    .expected("--vqvae FILE with Google's vae-oid.npz, or a file of its tensors")
-                    .hint("`run MODEL IMAGE 'segment THING'` gives the codes as text without it"))
-            }
+            None => MaskCodec::from_tensors(&NamedTensors::built_in(BUILT_IN)?),
         }
+    }
+
+    /// [`MaskCodec::open`] for the answers of a model. Google's checkpoints need Google's file: other codes would give wrong masks.
+    ///
+    /// # Errors
+    /// `Kind::Usage` for such a model without a file; those of [`MaskCodec::open`].
+    pub fn of_model(config: &Config, file: Option<&Path>) -> Result<MaskCodec> {
+        if file.is_none() && config.image_token_index == GOOGLES_IMAGE_TOKEN {
+            return Err(Error::usage(
+                "the model's masks are codes of Google's masks' model, which is not within this program",
+            )
+            .expected("--vqvae FILE with Google's vae-oid.npz, or the masks' model that it was trained with")
+            .hint("`run MODEL IMAGE 'segment THING'` gives the codes as text without it"));
+        }
+        MaskCodec::open(file)
     }
 
     fn from_tensors(tensors: &NamedTensors) -> Result<MaskCodec> {

@@ -61,7 +61,10 @@ pub(super) fn data(args: &Args, what: &DataVerb) -> anyhow::Result<ExitCode> {
             });
             let codec = match task {
                 TaskArg::Detect => None,
-                TaskArg::Segment => Some(MaskCodec::open(vqvae.vqvae.as_deref())?),
+                TaskArg::Segment => {
+                    super::mask::note_own(args, vqvae.vqvae.is_none());
+                    Some(MaskCodec::open(vqvae.vqvae.as_deref())?)
+                }
             };
             let task = codec.as_ref().map_or(Task::Detect, Task::Segment);
             let group = match group {

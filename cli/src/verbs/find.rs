@@ -72,18 +72,20 @@ fn find_all(
     if let Some(output) = &find.output {
         check_output(output, several)?;
     }
-    let masks = match masks {
-        Some(masks) => Some((masks, MaskCodec::open(masks.vqvae.vqvae.as_deref())?)),
-        None => None,
-    };
-    let folders =
-        [find.output.as_deref().filter(|_| several), masks.as_ref().and_then(|m| m.0.masks.as_deref())];
+    let folders = [find.output.as_deref().filter(|_| several), masks.and_then(|m| m.masks.as_deref())];
     for folder in folders.into_iter().flatten() {
         fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     }
     let start = Instant::now();
     let session = open::session(args, &find.model.model, &find.opening.options(1, 1, &find.choosing))?;
     let load = start.elapsed();
+    let masks = match masks {
+        Some(masks) => {
+            let file = masks.vqvae.vqvae.as_deref();
+            Some((masks, MaskCodec::of_model(session.model().config(), file)?))
+        }
+        None => None,
+    };
     let job = Job { args, find, masks, session, prefix, options, finding, several, load };
     let mut bad = 0;
     for image in &images {

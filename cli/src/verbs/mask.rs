@@ -19,6 +19,14 @@ pub(super) struct Paste<'a> {
     pub(super) output: Option<&'a Path>,
 }
 
+/// Says whose codes they are where no file was named.
+pub(super) fn note_own(args: &Args, is_own: bool) {
+    note(
+        args.quiet || args.json || !is_own,
+        "codes of this program's own masks' model; Google's checkpoints need --vqvae vae-oid.npz",
+    );
+}
+
 pub(super) fn decode(
     args: &Args,
     codes: &str,
@@ -26,6 +34,7 @@ pub(super) fn decode(
     paste: &Paste<'_>,
 ) -> anyhow::Result<ExitCode> {
     let codes = read_codes(codes)?;
+    note_own(args, vqvae.is_none());
     let values = MaskCodec::open(vqvae)?.decode(&[codes])?.swap_remove(0);
     let mask = match paste.onto {
         Some((pixels, Size { width, height })) => {
@@ -57,6 +66,7 @@ pub(super) fn encode(
     vqvae: Option<&Path>,
     pixels: Option<PixelBox>,
 ) -> anyhow::Result<ExitCode> {
+    note_own(args, vqvae.is_none());
     let codec = MaskCodec::open(vqvae)?;
     let picture = decode_file(mask).map_err(|e| match e.kind() {
         Kind::Io => e.of_kind(Kind::Input),

@@ -66,7 +66,7 @@ fn wrong_things_have_their_code_and_their_sentence() {
         (&["detect", "m", "*.gif", "cat"], 3),
         (&["detect", "m", "***", "cat"], 2),
         (&["detect", "m", "empty", "cat"], 3),
-        (&["segment", "m", "a.png", "cat"], 2),
+        (&["segment", "m", "a.png", "cat", "--vqvae", "absent.npz"], 2),
         (&["run", "m", "a.png", "caption en", "--constrain"], 2),
         (&["predict", "m", "absent.jsonl"], 3),
         (&["predict", "m", "."], 3),

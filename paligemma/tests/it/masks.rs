@@ -4,6 +4,8 @@
 
 use paligemma::{
     Kind,
+    config::Config,
+    data::playground::{Split, mask_crop},
     image::{Mask, Plane, Polygon, Rle, fill_polygons, outline_polygons},
     masks::MaskCodec,
     model::{CodebookAverage, VqVae, VqVaeOptions},
@@ -236,9 +238,31 @@ fn the_published_file_and_ours_are_read_and_others_are_named() {
     fs::write(&at, "not an npz").unwrap();
     assert!(MaskCodec::open(Some(&at)).unwrap_err().to_string().contains("neither"));
     assert_eq!(MaskCodec::open(Some(&folder.path().join("absent"))).unwrap_err().kind(), Kind::Usage);
-    // None is built in yet, and that is what it says.
-    let error = MaskCodec::open(None).unwrap_err().to_string();
+    // Google's checkpoints mean Google's codes.
+    let config = |name| Config::published(name).unwrap();
+    assert!(MaskCodec::of_model(&config("tiny"), None).is_ok());
+    assert!(MaskCodec::of_model(&config("3b-224"), Some(&safe)).is_ok());
+    let error = MaskCodec::of_model(&config("2-3b-448"), None).unwrap_err().to_string();
     assert!(error.contains("--vqvae FILE") && error.contains("vae-oid.npz"), "{error}");
+}
+
+/// The model within the program, on masks that it has not seen: as good as its card says.
+#[test]
+fn drawn_masks_come_back_from_their_codes() {
+    let codec = MaskCodec::open(None).unwrap();
+    let (mut sum, count) = (0.0, 300);
+    for i in 0..count {
+        let mask = mask_crop(Split::Test, 0, i);
+        let codes = codec.encode(&mask, [0.0, 0.0, 64.0, 64.0]).unwrap();
+        let decoded = codec.decode(&[codes]).unwrap().swap_remove(0);
+        let of = |rule: fn(bool, bool) -> bool| {
+            let pairs = mask.values.iter().zip(&decoded.values);
+            pairs.filter(|(want, got)| rule(**want > 0.5, **got > 0.0)).count() as f64
+        };
+        sum += of(|a, b| a && b) / of(|a, b| a || b);
+    }
+    let mean = sum / count as f64;
+    assert!(mean >= 0.90, "{mean}");
 }
 
 #[test]
