@@ -4,7 +4,7 @@
 //! number of threads, nor on what was drawn before. The backward pass draws the mask again; none is kept.
 
 use crate::{
-    Tensor,
+    Tensor, mix,
     parallel::{Shared, for_each_task},
 };
 
@@ -45,14 +45,6 @@ pub fn dropout(x_td: &Tensor, rate: f32, runs: &[KeyedRows], site: u64) -> Tenso
         }
     });
     Tensor::from_f32(y, x_td.shape())
-}
-
-/// SplitMix64: every input gives an unrelated output.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod linear_backward;
 mod mapped;
 mod math;
 mod memory;
+mod mix;
 mod narrow;
 mod nibbles;
 mod norm;
@@ -66,6 +67,7 @@ pub use linear_backward::{
 };
 pub use mapped::MappedFile;
 pub use memory::{keep_freed_memory, peak_rss};
+pub use mix::mix;
 pub use nibbles::INT4_GROUP;
 pub use norm::{
     layer_norm, layer_norm_backward, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_backward,

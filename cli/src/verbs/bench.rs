@@ -48,18 +48,7 @@ pub(super) fn bench(
             let start = Instant::now();
             let checkpoint = Checkpoint::open(&path)?;
             let image_tokens = checkpoint.config().vision.num_tokens();
-            let dtype = match form {
-                None => None,
-                Some(Form::Plain(dtype)) => Some(dtype),
-                Some(scheme) if checkpoint.scheme().map(Form::from) == Some(scheme) => None,
-                Some(scheme) => {
-                    return Err(Error::usage(format!(
-                        "--dtype {scheme}: the model is not stored in {scheme}"
-                    ))
-                    .hint(format!("paligemma convert MODEL OUT --dtype {scheme}"))
-                    .into());
-                }
-            };
+            let dtype = plain_type(&checkpoint, form)?;
             let model =
                 load_model(&checkpoint, dtype, None, image_tokens, settings.text_tokens(), settings.batch)?;
             (name, model, start.elapsed())
@@ -103,6 +92,17 @@ pub(super) fn bench(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The type that a stored model's numbers are to have; as they are stored if none is returned.
+fn plain_type(checkpoint: &Checkpoint, form: Option<Form>) -> paligemma::Result<Option<DType>> {
+    match form {
+        None => Ok(None),
+        Some(Form::Plain(dtype)) => Ok(Some(dtype)),
+        Some(scheme) if checkpoint.scheme().map(Form::from) == Some(scheme) => Ok(None),
+        Some(scheme) => Err(Error::usage(format!("--dtype {scheme}: the model is not stored in {scheme}"))
+            .hint(format!("paligemma convert MODEL OUT --dtype {scheme}"))),
+    }
+}
+
 /// Steps of training.
 fn train(
     args: &Args,
@@ -117,21 +117,24 @@ fn train(
     let mut bench = match (model, random) {
         (Some(name), _) => {
             let checkpoint = Checkpoint::open(&open::find(args, name, Want::Model)?.path)?;
-            let dtype = match form {
-                Some(Form::Plain(dtype)) => Some(dtype),
-                _ => None,
-            };
+            let dtype = plain_type(&checkpoint, form)?;
             let mut weight = |name: &str| {
                 let weight = checkpoint.weight(name)?;
                 Ok(dtype.map_or(weight.clone(), |dtype| dequantise(&weight, dtype).into()))
             };
-            TrainingBench::new(checkpoint.config(), &mut weight, learning, &job.settings)?
+            TrainingBench::new(
+                checkpoint.config(),
+                checkpoint.num_bytes(),
+                &mut weight,
+                learning,
+                &job.settings,
+            )?
         }
         (None, random) => {
             let config = published(random.unwrap_or_default())?;
             note(quiet, format_args!("making random weights"));
-            let (_, mut weight) = random_weights(&config, form.unwrap_or(DType::BF16.into()), 0);
-            TrainingBench::new(&config, &mut weight, learning, &job.settings)?
+            let (bytes, mut weight) = random_weights(&config, form.unwrap_or(DType::BF16.into()), 0);
+            TrainingBench::new(&config, bytes, &mut weight, learning, &job.settings)?
         }
     };
     let load = start.elapsed();

@@ -140,6 +140,7 @@ fn what_makes_no_sense_is_named() {
         (&["a.png"], 1, "a.png"),
         (&["m", "--dtype", "int3"], 2, "int3"),
         (&["m", "--dtype", "int8"], 2, "convert"),
+        (&["m", "--dtype", "int4", "--train", "lora"], 2, "convert"),
         (&["m", "--prompt-tokens", "0"], 2, "--prompt-tokens"),
         (&["m", "--new-tokens", "1"], 2, "--new-tokens"),
         (&["m", "--batch", "0"], 2, "--batch"),

@@ -67,17 +67,25 @@ pub struct TrainingFigures {
 }
 
 impl TrainingBench {
-    /// Takes the weights by their names. `settings` has the tokens of the prompt and those that are learned.
+    /// Takes the weights, of so many bytes, by their names. `settings` has the tokens of the prompt and those that are learned.
     ///
     /// # Errors
-    /// What the function reports; settings that mean nothing; weights that cannot learn.
+    /// `Kind::Resource` if the machine cannot hold them and the table's gradient. What the function reports; settings that mean
+    /// nothing; weights that cannot learn.
     pub fn new(
         config: &Config,
+        weight_bytes: u64,
         weight: &mut dyn FnMut(&str) -> Result<Weight>,
         learning: Learning,
         settings: &Settings,
     ) -> Result<TrainingBench> {
         settings.check()?;
+        let text_tokens = settings.text_tokens();
+        let mut need = config.memory_needed(weight_bytes, config.vision.num_tokens(), text_tokens, 1);
+        if learning == Learning::Full {
+            need.activations += (config.text.vocab_size * config.text.hidden_size * 4) as u64;
+        }
+        need.check_available()?;
         let mut ids = HashMap::new();
         let mut next = 0;
         let mut take = |name: &str| -> Result<Parameter> {

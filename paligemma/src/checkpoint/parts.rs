@@ -144,9 +144,9 @@ struct Place {
 impl Files {
     fn open(path: &Path, tower: Tower) -> Result<Files> {
         let at = |e: Error| e.at(path.display().to_string());
-        let is_npz = path.is_file() && NamedTensors::is_npz(path)?;
         let paths = if path.is_dir() { shards(path)? } else { vec![path.to_path_buf()] };
         let all = paths.iter().map(|path| NamedTensors::open(path)).collect::<Result<Vec<_>>>()?;
+        let is_npz = all.iter().any(NamedTensors::is_npz);
         let json = if is_npz { None } else { Some(config(&folder_of(path).join("config.json"))?) };
         let files = Files { path: path.to_path_buf(), tower, all, json };
         if files.json.is_none() && files.shapes().is_empty() {

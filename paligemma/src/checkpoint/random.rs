@@ -11,7 +11,7 @@ use crate::{
     image::ProcessorSettings,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
-use paligemma_tensor::{DType, Tensor, Weight, bf16, f16};
+use paligemma_tensor::{DType, Tensor, Weight, bf16, f16, mix};
 use rayon::prelude::*;
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
@@ -107,14 +107,6 @@ fn random_tensor(name: &str, shape: &[usize], dtype: DType, seed: u64) -> Tensor
         }
         DType::U8 => panic!("random numbers of a model are floats"),
     }
-}
-
-/// SplitMix64: every input gives an unrelated output, so numbers can be made in any order.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::{
     safetensors::{self, Stored},
 };
 use crate::{Error, Result};
-use paligemma_tensor::{DType, Tensor};
+use paligemma_tensor::Tensor;
 use std::{collections::HashMap, path::Path};
 
 /// A file's tensors by the names that it gives them. All headers are checked when it is opened.
@@ -72,12 +72,9 @@ impl NamedTensors {
         Ok(NamedTensors { source: Source::Safetensors { bytes, stored }, by_name })
     }
 
-    /// Whether a file begins as an npz does.
-    pub(super) fn is_npz(path: &Path) -> Result<bool> {
-        use std::io::Read;
-        let mut start = [0; 4];
-        let mut file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-        Ok(file.read(&mut start).is_ok_and(|n| npz::is_likely(&start[..n])))
+    /// Whether the file is an npz.
+    pub(super) fn is_npz(&self) -> bool {
+        matches!(self.source, Source::Npz(_))
     }
 
     /// The shape of a tensor.
@@ -87,27 +84,6 @@ impl NamedTensors {
             Source::Safetensors { stored, .. } => &stored[i].shape,
             Source::Npz(npz) => &npz.members[i].shape,
         })
-    }
-
-    /// A slice of a tensor, from element `from` on, copied. Panics beyond its end.
-    ///
-    /// # Errors
-    /// As [`NamedTensors::tensor`].
-    pub(super) fn slice(&self, name: &str, from: usize, shape: &[usize]) -> Result<Tensor> {
-        let &i =
-            self.by_name.get(name).ok_or_else(|| Error::model(format!("tensor \"{name}\" is missing")))?;
-        match &self.source {
-            Source::Safetensors { .. } => {
-                let whole = self.tensor(name)?;
-                let flat = whole.reshape(&[whole.len()]);
-                Ok(flat.rows(from, from + shape.iter().product::<usize>()).reshape(shape))
-            }
-            Source::Npz(npz) => {
-                let dtype = npz.members[i].dtype;
-                let len = shape.iter().product::<usize>() * dtype.size();
-                Ok(Tensor::from_bytes(&npz.read(i, (from * dtype.size()) as u64, len)?, dtype, shape))
-            }
-        }
     }
 
     /// All names, sorted.
@@ -122,22 +98,36 @@ impl NamedTensors {
     /// # Errors
     /// `Kind::Model`, naming it: it is missing, damaged, or of a type that no weight has.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let missing = || Error::model(format!("tensor \"{name}\" is missing"));
-        let &i = self.by_name.get(name).ok_or_else(missing)?;
+        let shape = self.shape(name).ok_or_else(|| missing(name))?;
+        self.slice(name, 0, shape)
+    }
+
+    /// A slice of a tensor, from element `from` on, copied. Panics beyond its end.
+    ///
+    /// # Errors
+    /// As [`NamedTensors::tensor`].
+    pub(super) fn slice(&self, name: &str, from: usize, shape: &[usize]) -> Result<Tensor> {
+        let &i = self.by_name.get(name).ok_or_else(|| missing(name))?;
+        let num = shape.iter().product::<usize>();
         match &self.source {
             Source::Safetensors { bytes, stored } => {
-                let Stored { stored_as, shape, offset, len, .. } = &stored[i];
+                let Stored { stored_as, offset, len, .. } = &stored[i];
                 let dtype = stored[i].dtype().ok_or_else(|| {
                     Error::model(format!("tensor \"{name}\" is of the unsupported type {stored_as:?}"))
                         .expected("F32, BF16 or F16")
                 })?;
-                Ok(Tensor::from_bytes(&bytes.get()[*offset..offset + len], dtype, shape))
+                let whole = &bytes.get()[*offset..offset + len];
+                Ok(Tensor::from_bytes(&whole[from * dtype.size()..][..num * dtype.size()], dtype, shape))
             }
             Source::Npz(npz) => {
-                let (dtype, shape): (DType, &[usize]) = (npz.members[i].dtype, &npz.members[i].shape);
-                let len = shape.iter().product::<usize>() * dtype.size();
-                Ok(Tensor::from_bytes(&npz.read(i, 0, len)?, dtype, shape))
+                let dtype = npz.members[i].dtype;
+                let bytes = npz.read(i, (from * dtype.size()) as u64, num * dtype.size())?;
+                Ok(Tensor::from_bytes(&bytes, dtype, shape))
             }
         }
     }
+}
+
+fn missing(name: &str) -> Error {
+    Error::model(format!("tensor \"{name}\" is missing"))
 }

@@ -282,11 +282,11 @@ pub(super) fn rounded(rect: Rect, radius: f32) -> Option<tiny_skia::Path> {
 }
 
 /// The outlines of letters, placed: the font's y goes up.
-pub(super) struct Letters {
-    pub(super) path: PathBuilder,
-    pub(super) scale: f32,
-    pub(super) x: f32,
-    pub(super) y: f32,
+pub(crate) struct Letters {
+    pub(crate) path: PathBuilder,
+    pub(crate) scale: f32,
+    pub(crate) x: f32,
+    pub(crate) y: f32,
 }
 
 impl Letters {

@@ -15,6 +15,7 @@ mod tensorflow;
 
 pub use chart::{Curve, Panel, chart_png, chart_svg};
 pub use decode::{Grey16, Picture, decode, decode_as, decode_file, decode_file_as};
+pub(crate) use draw::Letters;
 pub use draw::{Shape, colour, draw};
 pub use encode::{png_of_mask, png_of_picture};
 pub use mask::{MASK_SIDE, Mask, Plane, Rect, mask_of_picture};

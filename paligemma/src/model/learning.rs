@@ -15,7 +15,7 @@
 
 use super::{Dropout, PaliGemma, Part, Pass, Sequence};
 use crate::{Error, Result};
-use paligemma_tensor::{Contribution, LossRule, Tape, Target, Tensor, Value, concat_rows};
+use paligemma_tensor::{Contribution, LossRule, Tape, Target, Tensor, Value, concat_rows, mix};
 use std::sync::atomic::AtomicBool;
 
 /// One example, as the model learns it.
@@ -96,14 +96,6 @@ pub struct Loss {
 /// What dropout is drawn from: a pure function of the run's seed, the step and the example's number.
 pub fn dropout_key(seed: u64, step: u64, example: u64) -> u64 {
     mix(mix(mix(seed) ^ step) ^ example)
-}
-
-/// SplitMix64: every input gives an unrelated output.
-fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 31)
 }
 
 impl PaliGemma {

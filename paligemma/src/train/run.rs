@@ -79,8 +79,17 @@ pub struct Outcome {
     pub loss: Option<f64>,
 }
 
-/// Makes the run folder this recipe's, or finds that it is.
-pub(super) fn claim(recipe: &Recipe) -> Result<()> {
+/// Makes the run folder, takes its lock, finds that it is this recipe's or makes it so, and clears away what a killed run left.
+pub(super) fn claim(recipe: &Recipe) -> Result<Lock> {
+    fs::create_dir_all(&recipe.out).map_err(|e| Error::io(&recipe.out, e))?;
+    let lock = Lock::take(&recipe.out)?;
+    name_it(recipe)?;
+    state::clean(&recipe.out.join(STATES))?;
+    Ok(lock)
+}
+
+/// Writes the recipe into its folder, or finds the same one there.
+fn name_it(recipe: &Recipe) -> Result<()> {
     let path = recipe.out.join(RECIPE);
     match fs::read_to_string(&path) {
         Ok(text) => {
@@ -269,10 +278,7 @@ impl Job {
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome> {
         let out = &self.recipe.out;
-        fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-        let _lock = Lock::take(out)?;
-        claim(&self.recipe)?;
-        state::clean(&self.states())?;
+        let _lock = claim(&self.recipe)?;
         let saved = state::latest(&self.states(), &mut |error| {
             // Whoever wants to stop will say so again.
             let _ = listen(Event::Damaged(error));

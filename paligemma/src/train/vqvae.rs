@@ -1,6 +1,5 @@
 //! A run of the masks' model: it learns masks that are drawn as they are needed, mask number i being a function of i alone.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -16,7 +15,7 @@ use super::optimiser::{Numbers, Rate, State, sum_of_squares};
 use super::recipe::{Course, KeptType, Recipe, VqVaeRecipe};
 use super::run::{Event, Outcome, STATES, claim};
 use super::schedule::Schedule;
-use super::state::{self, Disk, Lock, Part, Position};
+use super::state::{self, Disk, Part, Position};
 use crate::checkpoint::{safetensors_bytes, write_new};
 use crate::data::playground::{Split, mask_crop};
 use crate::image::MASK_SIDE;
@@ -80,10 +79,7 @@ impl MaskJob {
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome> {
         let out = &self.recipe.out;
-        fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-        let _lock = Lock::take(out)?;
-        claim(&self.recipe)?;
-        state::clean(&self.states())?;
+        let _lock = claim(&self.recipe)?;
         let (mut at, mut learner) = self.begin(&mut |error| {
             // Whoever wants to stop will say so again.
             let _ = listen(Event::Damaged(error));
@@ -313,6 +309,7 @@ fn initial(seed: u64) -> impl FnMut(&str) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn job(out: &Path, changes: &[&str]) -> MaskJob {
         let text = include_str!("../../../recipes/vqvae.toml");

@@ -3,7 +3,9 @@
 use std::sync::LazyLock;
 
 use tiny_skia::{Path, PathBuilder};
-use ttf_parser::{Face, OutlineBuilder};
+use ttf_parser::Face;
+
+use crate::image::Letters;
 
 /// Roboto in five cuts, Apache-2.0; see reference/label_font.py and reference/playground_fonts.py.
 const FONTS: [&[u8]; NUM_FONTS] = [
@@ -35,53 +37,13 @@ fn capital(face: &Face<'_>) -> f32 {
 /// A line from (`x`, `y`) on, the left end of its base, with capitals of `height`.
 pub(super) fn line(font: usize, text: &str, [x, y]: [f32; 2], height: f32) -> Option<Path> {
     let face = face(font)?;
-    let mut pen = Pen { path: PathBuilder::new(), scale: height / capital(face), x, y };
+    let mut pen = Letters { path: PathBuilder::new(), scale: height / capital(face), x, y };
     for glyph in text.chars().filter_map(|c| face.glyph_index(c)) {
         // A space has no outline.
         let _ = face.outline_glyph(glyph, &mut pen);
         pen.x += f32::from(face.glyph_hor_advance(glyph).unwrap_or(0)) * pen.scale;
     }
     pen.path.finish()
-}
-
-/// The font's y goes up.
-struct Pen {
-    path: PathBuilder,
-    scale: f32,
-    x: f32,
-    y: f32,
-}
-
-impl Pen {
-    fn at(&self, x: f32, y: f32) -> (f32, f32) {
-        (self.x + x * self.scale, self.y - y * self.scale)
-    }
-}
-
-impl OutlineBuilder for Pen {
-    fn move_to(&mut self, x: f32, y: f32) {
-        let (x, y) = self.at(x, y);
-        self.path.move_to(x, y);
-    }
-
-    fn line_to(&mut self, x: f32, y: f32) {
-        let (x, y) = self.at(x, y);
-        self.path.line_to(x, y);
-    }
-
-    fn quad_to(&mut self, x1: f32, y1: f32, x: f32, y: f32) {
-        let ((x1, y1), (x, y)) = (self.at(x1, y1), self.at(x, y));
-        self.path.quad_to(x1, y1, x, y);
-    }
-
-    fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
-        let ((x1, y1), (x2, y2), (x, y)) = (self.at(x1, y1), self.at(x2, y2), self.at(x, y));
-        self.path.cubic_to(x1, y1, x2, y2, x, y);
-    }
-
-    fn close(&mut self) {
-        self.path.close();
-    }
 }
 
 #[cfg(test)]
