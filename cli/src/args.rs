@@ -259,7 +259,8 @@ pub(crate) enum Verb {
     /// Convert a checkpoint: OUT ending in .npz is big_vision's format, anything else a Hugging Face folder.
     #[command(after_help = "Examples:\n  paligemma convert pt_224.npz ./paligemma-3b-pt-224\n  \
         paligemma convert ./model model.bf16.npz --dtype bf16\n  \
-        paligemma convert ./model ./model-int8 --dtype int8")]
+        paligemma convert ./model ./model-int8 --dtype int8\n  \
+        paligemma convert ./model-224 ./start-448 --image-size 448")]
     Convert {
         /// A folder, a file, a big_vision name or a Hub id.
         #[arg(value_name = "IN")]
@@ -269,6 +270,9 @@ pub(crate) enum Verb {
         /// The type of all tensors, or how the matrices are quantised (a folder only); each keeps its own if not given.
         #[arg(long)]
         dtype: Option<TypeOrScheme>,
+        /// Make it a model for pictures of this side: its position embeddings are zoomed, as Stage 2 begins (a folder only).
+        #[arg(long, value_name = "PIXELS")]
+        image_size: Option<usize>,
     },
     /// Join an image encoder and a language model to the start of a PaliGemma: Stage 1 begins with it.
     #[command(
@@ -348,10 +352,12 @@ pub(crate) enum Verb {
         sliding_window: bool,
     },
     /// Write a checkpoint of random weights, with a stand-in tokenizer, for measuring without the real ones.
-    #[command(after_help = "CONFIG is tiny, 2-tiny, 3b-224, 3b-448, 3b-896, 2-3b-224 … 2-28b-896.\n\n\
-        Example:\n  paligemma random tiny ./tiny")]
+    #[command(
+        after_help = "CONFIG is tiny, 2-tiny, nano-112, nano-224, 3b-224, 3b-448, 3b-896, 2-3b-224 … 2-28b-896.\n\n\
+        Example:\n  paligemma random tiny ./tiny"
+    )]
     Random {
-        /// A published size, or tiny, or 2-tiny.
+        /// A published size, or tiny, 2-tiny, nano-112, nano-224.
         config: String,
         /// The folder to write.
         out: PathBuf,
@@ -550,6 +556,26 @@ pub(crate) enum DataVerb {
         columns: u16,
         #[command(flatten)]
         vqvae: VqVaeArg,
+    },
+    /// Train a tokenizer on prefixes and suffixes: SentencePiece BPE with Gemma's options, `<loc…>` and `<seg…>` behind.
+    #[command(
+        after_help = "OUT is a tokenizer.model and must not exist. Its first pieces are <pad>, <eos>, <bos>, <unk>, <mask>, the \
+        line break and the 256 bytes.\n\n\
+        JSON: `path`, `pieces` (without <loc…> and <seg…>), `examples`, `texts`.\n\n\
+        Example:\n  paligemma data tokenizer train.jsonl --pieces 4000 -o tokenizer.model"
+    )]
+    Tokenizer {
+        #[command(flatten)]
+        data: DataArgs,
+        /// The tokenizer.model to write.
+        #[arg(long, short, value_name = "OUT")]
+        output: PathBuf,
+        /// The most pieces, without `<loc…>` and `<seg…>`.
+        #[arg(long, value_name = "N")]
+        pieces: usize,
+        /// How many examples are read, from the first on; all if not given.
+        #[arg(long, value_name = "N")]
+        examples: Option<usize>,
     },
     /// Make JSONL of other programs' boxes and masks, to be used with the folder of the pictures.
     #[command(

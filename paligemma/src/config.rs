@@ -97,16 +97,17 @@ pub struct Config {
 
 impl Config {
     /// The shape of a published model by its short name: `3b-224`, `3b-448`, `3b-896` (PaliGemma),
-    /// `2-3b-224` … `2-28b-896` (PaliGemma 2). `tiny` and `2-tiny` are models of the same build that answer
-    /// in no time, for tests and first steps. Tables have 64 rows from `<image>` on, as Hugging Face's have.
+    /// `2-3b-224` … `2-28b-896` (PaliGemma 2); `nano-112` and `nano-224`, the models within this program. `tiny` and `2-tiny`
+    /// are models of the same build that answer in no time, for tests and first steps. Tables have 64 rows from `<image>` on,
+    /// as Hugging Face's have.
     pub fn published(name: &str) -> Option<Config> {
         let (size, side) = match name {
             "tiny" => ("tiny", 224),
             "2-tiny" => ("2-tiny", 224),
             _ => {
                 let (size, side) = name.rsplit_once('-')?;
-                let side = [224, 448, 896].into_iter().find(|s| s.to_string() == side)?;
-                (size, side)
+                let sides: &[usize] = if size == "nano" { &[112, 224] } else { &[224, 448, 896] };
+                (size, *sides.iter().find(|s| s.to_string() == side)?)
             }
         };
         // Width, MLP, layers, query heads, key heads, head size (big_vision/models/ppp/gemma.py get_config).
@@ -115,19 +116,24 @@ impl Config {
             "2-3b" => (GemmaGeneration::Gemma2, [2304, 9216, 26, 8, 4, 256]),
             "2-10b" => (GemmaGeneration::Gemma2, [3584, 14_336, 42, 16, 8, 256]),
             "2-28b" => (GemmaGeneration::Gemma2, [4608, 36_864, 46, 32, 16, 128]),
+            "nano" => (GemmaGeneration::Gemma1, [192, 768, 4, 4, 1, 64]),
             "tiny" => (GemmaGeneration::Gemma1, [64, 128, 2, 4, 1, 16]),
             "2-tiny" => (GemmaGeneration::Gemma2, [64, 128, 2, 4, 2, 16]),
             _ => return None,
         };
-        let is_tiny = size.ends_with("tiny");
-        let image_token_index = if is_tiny { 1984 } else { 257_152 };
+        // Width, MLP, layers, heads.
+        let (vision, image_token_index) = match size {
+            "nano" => ([192, 768, 6, 3], 3008),
+            "tiny" | "2-tiny" => ([64, 128, 2, 4], 1984),
+            _ => ([1152, 4304, 27, 16], 257_152),
+        };
         let vision = VisionConfig {
             image_size: side,
             patch_size: 14,
-            hidden_size: if is_tiny { 64 } else { 1152 },
-            intermediate_size: if is_tiny { 128 } else { 4304 },
-            num_hidden_layers: if is_tiny { 2 } else { 27 },
-            num_attention_heads: if is_tiny { 4 } else { 16 },
+            hidden_size: vision[0],
+            intermediate_size: vision[1],
+            num_hidden_layers: vision[2],
+            num_attention_heads: vision[3],
             layer_norm_eps: 1e-6,
         };
         let text = TextConfig::usual(
@@ -141,8 +147,8 @@ impl Config {
     pub fn published_names() -> Vec<String> {
         let sizes = ["3b", "2-3b", "2-10b", "2-28b"];
         let with_side = |size: &&str| ["224", "448", "896"].map(|side| format!("{size}-{side}"));
-        let tiny = ["tiny", "2-tiny"].map(String::from);
-        tiny.into_iter().chain(sizes.iter().flat_map(with_side)).collect()
+        let small = ["tiny", "2-tiny", "nano-112", "nano-224"].map(String::from);
+        small.into_iter().chain(sizes.iter().flat_map(with_side)).collect()
     }
 
     /// Whether the numbers make a model.

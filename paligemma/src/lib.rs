@@ -17,6 +17,7 @@ pub mod generate;
 pub mod image;
 pub mod masks;
 pub mod model;
+pub mod nano;
 pub mod session;
 pub mod text;
 pub mod train;

@@ -8,6 +8,7 @@ use crate::{
     generate::{Answer, FinishReason, Generator, Options, Prompt, Timings},
     image::{Choice, Picture, Preprocess, decode_as, decode_file_as, pixel_values},
     model::{PaliGemma, Weights},
+    nano,
     text::{Asked, DecodeStream, Tokenizer, prompt_ids},
 };
 use paligemma_tensor::{DType, Parameter, Tensor};
@@ -114,10 +115,29 @@ pub fn load_model(
 /// # Errors
 /// None there, or a broken one.
 pub fn load_tokenizer(checkpoint: &Checkpoint, file: Option<&Path>) -> Result<Tokenizer> {
-    match file {
-        Some(file) => Tokenizer::from_file(file),
-        None => Tokenizer::from_folder(checkpoint.folder()),
+    match (file, checkpoint.folder()) {
+        (Some(file), _) => Tokenizer::from_file(file),
+        (None, Some(folder)) => Tokenizer::from_folder(folder),
+        (None, None) => Tokenizer::from_model_bytes(nano::TOKENIZER),
     }
+}
+
+/// How a checkpoint's pictures become pixel values: as its folder says, as the reference does of an npz, as the published
+/// folders say of a model within this program. `antialias` is for the reference's way.
+///
+/// # Errors
+/// Those of [`Preprocess::choose`].
+pub fn load_preprocess(checkpoint: &Checkpoint, choice: Choice, antialias: bool) -> Result<Preprocess> {
+    let folder = checkpoint.folder().filter(|_| checkpoint.format() == Format::Safetensors);
+    let choice = match (choice, checkpoint.folder()) {
+        (Choice::Auto, None) => Choice::HuggingFace,
+        (choice, _) => choice,
+    };
+    let mut preprocess = Preprocess::choose(choice, folder, checkpoint.config().vision.image_size)?;
+    if let Preprocess::Reference { antialias: set } = &mut preprocess {
+        *set = antialias;
+    }
+    Ok(preprocess)
 }
 
 impl Session {
@@ -128,11 +148,7 @@ impl Session {
     pub fn open(path: &Path, options: &SessionOptions) -> Result<Session> {
         let checkpoint = Checkpoint::open(path)?;
         let vision = &checkpoint.config().vision;
-        let folder = (checkpoint.format() == Format::Safetensors).then(|| checkpoint.folder());
-        let mut preprocess = Preprocess::choose(options.preprocess, folder, vision.image_size)?;
-        if let Preprocess::Reference { antialias } = &mut preprocess {
-            *antialias = options.antialias;
-        }
+        let preprocess = load_preprocess(&checkpoint, options.preprocess, options.antialias)?;
         let tokenizer = load_tokenizer(&checkpoint, options.tokenizer.as_deref())?;
         let eos = tokenizer.eos()?;
         let image_tokens = options.images.max(1) * vision.num_tokens();

@@ -1,12 +1,16 @@
-//! Read-only file maps, the storage of checkpoints.
+//! Read-only file maps, the storage of checkpoints; and bytes that are within the program, as if they were one.
 
 use std::{fs::File, io, ops::Deref, path::Path};
 
 /// A whole file mapped read-only. Dereferences to its bytes.
 #[derive(Debug)]
-pub struct MappedFile {
-    // None stands for an empty file, which cannot be mapped.
-    map: Option<memmap2::Mmap>,
+pub struct MappedFile(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    /// Within the program; an empty file, which cannot be mapped, too.
+    Static(&'static [u8]),
 }
 
 impl MappedFile {
@@ -20,13 +24,18 @@ impl MappedFile {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
         if file.metadata()?.len() == 0 {
-            return Ok(MappedFile { map: None });
+            return Ok(MappedFile(Bytes::Static(&[])));
         }
         // SAFETY: the map is read-only and private to this process's view. Its bytes may change only
         // if another process writes the file meanwhile; every reader treats them as plain numbers whose
         // value may be anything, never as references, lengths that were checked before, or UTF-8.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(MappedFile { map: Some(map) })
+        Ok(MappedFile(Bytes::Mapped(map)))
+    }
+
+    /// A file that is within the program.
+    pub fn built_in(bytes: &'static [u8]) -> Self {
+        MappedFile(Bytes::Static(bytes))
     }
 }
 
@@ -34,6 +43,9 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
+        match &self.0 {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
     }
 }

@@ -5,15 +5,36 @@ use crate::{
     open,
     output::{Meter, note, print_json, size},
 };
-use paligemma::checkpoint::{self, Form, Scheme};
+use paligemma::{
+    Error,
+    checkpoint::{self, Form, Scheme},
+};
 use serde_json::json;
 use std::{path::Path, process::ExitCode};
 
-pub(super) fn convert(args: &Args, input: &str, out: &Path, form: Option<Form>) -> anyhow::Result<ExitCode> {
+pub(super) fn convert(
+    args: &Args,
+    input: &str,
+    out: &Path,
+    form: Option<Form>,
+    image_size: Option<usize>,
+) -> anyhow::Result<ExitCode> {
     let input = open::checkpoint(args, input)?;
     let mut meter = Meter::new("convert", args.quiet);
     let heeding = open::Heeding::begin();
-    let summary = checkpoint::convert(&input, out, form, &mut |done, total| meter.at(done, total))?;
+    let mut progress = |done, total| meter.at(done, total);
+    let summary = match (image_size, form) {
+        (None, _) => checkpoint::convert(&input, out, form, &mut progress)?,
+        (Some(_), Some(Form::Quantised(scheme))) => {
+            return Err(Error::usage(format!("--image-size goes with plain numbers, not with {scheme}"))
+                .hint("convert twice: first to the image size, then to the scheme")
+                .into());
+        }
+        (Some(size), Some(Form::Plain(dtype))) => {
+            checkpoint::with_image_size(&input, out, size, Some(dtype), &mut progress)?
+        }
+        (Some(size), None) => checkpoint::with_image_size(&input, out, size, None, &mut progress)?,
+    };
     drop((meter, heeding));
     if args.json {
         print_json(&json!({

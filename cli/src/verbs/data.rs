@@ -1,4 +1,4 @@
-//! `data lint`, `data preview`, `data convert`.
+//! `data lint`, `data preview`, `data convert`, `data tokenizer`.
 
 use crate::{
     args::{Annotations, Args, DataArgs, DataVerb, GroupArg, TaskArg},
@@ -15,7 +15,7 @@ use paligemma::{
     },
     image::{Tile, contact_sheet, png_of_picture},
     masks::MaskCodec,
-    text::{PixelBox, Tokenizer},
+    text::{PixelBox, Tokenizer, train_tokenizer},
 };
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -53,6 +53,9 @@ pub(super) fn data(args: &Args, what: &DataVerb) -> anyhow::Result<ExitCode> {
                 codec.as_ref(),
             )
         }
+        DataVerb::Tokenizer { data, output, pieces, examples } => {
+            tokenizer(args, data, output, *pieces, *examples)
+        }
         DataVerb::Convert { from, input, out, task, group, images, names, spaces, vqvae } => {
             let source = Source { from: *from, input, images: images.as_deref(), names: names.as_deref() };
             let task = task.unwrap_or(match from {
@@ -74,6 +77,41 @@ pub(super) fn data(args: &Args, what: &DataVerb) -> anyhow::Result<ExitCode> {
             convert(args, &source, out, &task, group, *spaces)
         }
     }
+}
+
+fn tokenizer(
+    args: &Args,
+    data: &DataArgs,
+    out: &Path,
+    pieces: usize,
+    examples: Option<usize>,
+) -> anyhow::Result<ExitCode> {
+    check_is_free(out)?;
+    let data = open_data(data)?;
+    let number = examples.unwrap_or(usize::MAX).min(data.len());
+    let _heeding = open::Heeding::begin();
+    let mut progress = Progress::new(args, "examples");
+    let mut texts = Vec::with_capacity(2 * number);
+    for start in (0..number).step_by(AT_ONCE) {
+        cancelled()?;
+        let end = number.min(start + AT_ONCE);
+        let read: Vec<_> = (start..end).into_par_iter().map(|i| data.example(i)).collect::<Result<_>>()?;
+        texts.extend(read.into_iter().flat_map(|example| [vec![example.prefix], example.suffixes].concat()));
+        progress.at(end, number);
+    }
+    let num_texts = texts.len();
+    let bytes = train_tokenizer(texts, pieces)?;
+    let read = Tokenizer::from_model_bytes(&bytes)?;
+    let loc0 = read.locations()?.start;
+    write_new(out, &bytes)?;
+    note(
+        args.quiet,
+        format_args!("wrote {}: {loc0} pieces, <loc0000> to <seg127> behind them", out.display()),
+    );
+    if args.json {
+        print_json(&json!({ "path": out, "pieces": loc0, "texts": num_texts, "examples": number }))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Examples that are looked at together, between two looks at Ctrl-C.

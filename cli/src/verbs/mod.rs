@@ -92,7 +92,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let job = assemble::Job { tokenizer: tokenizer.as_deref(), dtype: (*dtype).into(), seed: *seed };
             assemble::assemble(args, vision, language, out, &job)
         }
-        Verb::Convert { input, out, dtype } => convert::convert(args, input, out, dtype.map(Into::into)),
+        Verb::Convert { input, out, dtype, image_size } => {
+            convert::convert(args, input, out, dtype.map(Into::into), *image_size)
+        }
         Verb::Drift { model_a, model_b, images, max_tokens } => {
             drift::drift(args, [model_a, model_b], images.as_deref(), (*max_tokens).into())
         }

@@ -5,7 +5,15 @@ use crate::{
     open,
     output::{print, print_json},
 };
-use paligemma::{Error, Kind, Result, checkpoint::hub::Want, text::Tokenizer};
+use paligemma::{
+    Error, Kind, Result,
+    checkpoint::{
+        hub::Want,
+        locate::{Location, Source},
+    },
+    nano,
+    text::Tokenizer,
+};
 use serde_json::json;
 use std::{
     io::{self, Read},
@@ -49,7 +57,10 @@ fn read_stdin() -> Result<String> {
 
 /// The tokenizer of a model: in its folder, beside its file, or the file itself.
 pub(super) fn of_model(args: &Args, model: &str) -> Result<Tokenizer> {
-    let path = open::find(args, model, Want::Tokenizer)?.path;
+    let Location { source, path, .. } = open::find(args, model, Want::Tokenizer)?;
+    if source == Source::BuiltIn {
+        return Tokenizer::from_model_bytes(nano::TOKENIZER);
+    }
     if path.is_dir() {
         return Tokenizer::from_folder(&path);
     }

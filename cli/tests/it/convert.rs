@@ -92,6 +92,48 @@ fn random_follows_its_seed() {
 }
 
 #[test]
+fn another_image_size_has_the_same_answers_where_nothing_was_zoomed() {
+    let scene = Scene::new();
+    let weights = |folder: &str| fs::read(scene.path(folder).join("model.safetensors")).unwrap();
+    scene.json(&["convert", "m", "same", "--image-size", "224"]);
+    assert_eq!(weights("m"), weights("same"));
+    let larger = scene.json(&["convert", "m", "larger", "--image-size", "448", "--dtype", "f32"]);
+    let shown = scene.json(&["show", "larger"]);
+    assert_eq!(shown["config"]["vision_config"]["image_size"], json!(448));
+    assert_eq!(larger["bytes"], shown["bytes"]);
+    let settings: Value = serde_json::from_str(&scene.read("larger/preprocessor_config.json")).unwrap();
+    assert_eq!(
+        (&settings["size"], &settings["image_seq_length"]),
+        (&json!({"height": 448, "width": 448}), &json!(1024))
+    );
+    assert_eq!(scene.run(&["run", "larger", "a.png", "caption en", "-n", "2"]).code, 0);
+    // Twice as fine and back again: corners are corners, and every other one of an odd grid stays.
+    scene.json(&["convert", "m", "odd", "--image-size", "434", "--dtype", "f32"]);
+    scene.json(&["convert", "odd", "back", "--image-size", "224", "--dtype", "bf16"]);
+    assert_eq!(weights("m"), weights("back"));
+    scene.json(&["convert", "m", "m8", "--dtype", "int8"]);
+    for (args, why) in [
+        (vec!["m", "x", "--image-size", "225"], "a multiple of 14"),
+        (vec!["m", "x", "--image-size", "0"], "a multiple of 14"),
+        (vec!["m", "x.npz", "--image-size", "448"], "a folder"),
+        (vec!["m", "x", "--image-size", "448", "--dtype", "int8"], "convert twice"),
+        (vec!["m8", "x", "--image-size", "448"], "quantised"),
+    ] {
+        let ran = scene.run(&[&["convert"], &args[..]].concat());
+        assert!(ran.code == 2 && ran.err.contains(why), "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn nano_has_its_own_tokenizer() {
+    let scene = Scene::new();
+    assert_eq!(scene.run(&["random", "nano-112", "n", "--dtype", "bf16", "-q"]).code, 0);
+    let ids = |model: &str| scene.json(&["tokenize", model, "detect mushroom <loc0007>"])["ids"].clone();
+    assert_eq!(ids("n"), ids("nano"));
+    assert_eq!(ids("n").as_array().unwrap().len(), 4);
+}
+
+#[test]
 fn show_tells_shapes_types_and_memory() {
     let scene = Scene::new();
     let shown = scene.json(&["show", "m"]);

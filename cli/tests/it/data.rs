@@ -31,6 +31,28 @@ fn scene() -> Scene {
 }
 
 #[test]
+fn a_tokenizer_is_trained_on_prefixes_and_suffixes() {
+    let scene = Scene::new();
+    scene.write(
+        "t.playground",
+        "split = \"train\"\ncount = 300\nsize = 28\n[tasks]\ncaption = 1\ncolour = 1\n",
+    );
+    let args = ["data", "tokenizer", "t.playground", "--pieces", "700", "-o", "t.model"];
+    let json = scene.json(&args);
+    assert_eq!(keys(&json), ["examples", "path", "pieces", "texts"]);
+    assert_eq!((&json["pieces"], &json["examples"]), (&json!(700), &json!(300)));
+    let tokens = scene.json(&["tokenize", "m", "answer en <loc0000>", "--tokenizer", "t.model"]);
+    assert_eq!(tokens["ids"].as_array().unwrap().last(), Some(&json!(700)));
+    let check = |args: &[&str], code: i32, why: &str| {
+        let ran = scene.run(args);
+        assert!(ran.code == code && ran.err.contains(why), "{args:?}: {ran:?}");
+    };
+    check(&args, 2, "exists");
+    check(&["data", "tokenizer", "t.playground", "--pieces", "100", "-o", "x.model"], 2, "no room");
+    check(&["data", "tokenizer", "absent.jsonl", "--pieces", "700", "-o", "x.model"], 3, "absent.jsonl");
+}
+
+#[test]
 fn lint_names_every_problem_with_its_place() {
     let scene = scene();
     let ran = scene.run(&["data", "lint", "d.jsonl", "--model", "m", "--text-len", "64"]);

@@ -7,7 +7,9 @@ use super::{
     recognise::recognise,
     write::{Target, check_is_free, write_file, write_npz, write_safetensors},
 };
-use crate::{Error, Kind, Result, config::Config, image::ProcessorSettings, text::stand_in_tokenizer_config};
+use crate::{
+    Error, Kind, Result, config::Config, image::ProcessorSettings, nano, text::stand_in_tokenizer_config,
+};
 use paligemma_tensor::{DType, Weight};
 use serde_json::{Value, json};
 use std::{
@@ -167,12 +169,25 @@ fn to_folder(
     })
 }
 
+/// The files that go with the weights of a model within this program.
+fn of_built_in(config: &Config) -> Vec<(String, Vec<u8>)> {
+    let processor =
+        ProcessorSettings::published(config.vision.image_size).to_json(config.vision.num_tokens());
+    let files = [
+        ("tokenizer.model", nano::TOKENIZER.to_vec()),
+        ("tokenizer_config.json", stand_in_tokenizer_config().to_vec()),
+        ("preprocessor_config.json", processor.to_string().into_bytes()),
+    ];
+    files.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
 /// The files that go with the weights into a folder.
 pub(crate) fn companions(input: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
     let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
     let mut files = Vec::new();
+    let Some(folder) = input.folder() else { return Ok(of_built_in(input.config())) };
     for name in names {
-        if let Some(bytes) = read_if_there(&input.folder().join(name))? {
+        if let Some(bytes) = read_if_there(&folder.join(name))? {
             files.push((name.to_string(), bytes));
         }
     }
@@ -247,7 +262,7 @@ fn to_npz(
         return Err(Error::usage(format!("{} exists already", config_path.display()))
             .hint("it would be taken for the config of the new npz: remove it, or give another name"));
     }
-    let tokens = tokens_to_copy(input.folder(), out)?;
+    let tokens = tokens_to_copy(input, out)?;
 
     let total = num_bytes(&targets);
     let mut files = Vec::new();
@@ -297,9 +312,12 @@ fn to_npz(
 }
 
 /// The tokenizer files that shall go beside the npz and are not there yet.
-fn tokens_to_copy(from: &Path, npz: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
-    let sources =
-        TOKENS.map(|name| read_if_there(&from.join(name)).map(|bytes| (npz.with_file_name(name), bytes)));
+fn tokens_to_copy(input: &Checkpoint, npz: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let read = |name: &str| match input.folder() {
+        Some(folder) => read_if_there(&folder.join(name)),
+        None => Ok((name == "tokenizer.model").then(|| nano::TOKENIZER.to_vec())),
+    };
+    let sources = TOKENS.map(|name| read(name).map(|bytes| (npz.with_file_name(name), bytes)));
     let sources: Vec<(PathBuf, Option<Vec<u8>>)> = sources.into_iter().collect::<Result<_>>()?;
     let mut missing = Vec::new();
     if sources.iter().all(|(_, bytes)| bytes.is_none()) {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::hub::{self, HubId, HubOptions, Report};
+use crate::nano::BuiltIn;
 use crate::{Error, Result};
 
 /// big_vision's names for the pretrained checkpoints and their files in `$BV_GEMMA_DIR`
@@ -61,6 +62,8 @@ pub enum Source {
     Folder,
     /// A file on the disk.
     File,
+    /// A model within this program.
+    BuiltIn,
     /// A big_vision name, such as `pt_224`.
     BigVision(String),
     /// A model of the Hub, at a commit.
@@ -77,7 +80,7 @@ pub enum Source {
 pub struct Location {
     /// What the name was.
     pub source: Source,
-    /// A folder, or a file that exists. Of a split npz it is the first part.
+    /// A folder, or a file that exists, or the name of a model within this program. Of a split npz it is the first part.
     pub path: PathBuf,
     /// The parts of a split npz (`x.npz.part*`) in order, `path` among them; empty for everything else.
     pub parts: Vec<PathBuf>,
@@ -90,6 +93,7 @@ impl fmt::Display for Location {
         match &self.source {
             Source::Folder => write!(f, "folder {path}"),
             Source::File => write!(f, "file {path}"),
+            Source::BuiltIn => write!(f, "{path}, within this program"),
             Source::BigVision(name) => write!(f, "big_vision checkpoint {name} in {path}"),
             Source::Hub { id, commit } => {
                 write!(f, "Hub model {id} (commit {}) in {path}", commit.get(..12).unwrap_or(commit))
@@ -104,8 +108,8 @@ impl fmt::Display for Location {
 
 /// Finds the model called `name`; fetches it if it is a Hub id that is not in the cache.
 ///
-/// In this order: what exists on the disk (of a split npz, `x.npz` names the parts `x.npz.part*`); a big_vision
-/// name in `$BV_GEMMA_DIR`; `org/name[@revision]`, with `hf://` in front or not.
+/// In this order: what exists on the disk (of a split npz, `x.npz` names the parts `x.npz.part*`); `nano`, `nano-112` and
+/// `nano-224`, which are within this program; a big_vision name in `$BV_GEMMA_DIR`; `org/name[@revision]`, with `hf://` in front or not.
 ///
 /// # Errors
 /// [`crate::Kind::Usage`] if `name` is none of these, with what it may have been meant to be;
@@ -113,6 +117,9 @@ impl fmt::Display for Location {
 pub fn locate(name: &str, options: &HubOptions, report: &mut Report) -> Result<Location> {
     if let Some(location) = on_disk(name)? {
         return Ok(location);
+    }
+    if let Some(model) = BuiltIn::named(name) {
+        return Ok(Location { source: Source::BuiltIn, path: model.name.into(), parts: vec![] });
     }
     if let Some((_, file)) = BIG_VISION.iter().find(|(n, _)| *n == name) {
         return big_vision(name, file, options);
@@ -276,8 +283,9 @@ fn unknown(name: &str) -> Error {
     let error = if looks_like_path(name) {
         Error::usage(format!("there is no file or folder '{name}'"))
     } else {
-        Error::usage(format!("no model is called '{name}'"))
-            .expected("a folder, a file, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-pt-224)")
+        Error::usage(format!("no model is called '{name}'")).expected(
+            "a folder, a file, nano, a big_vision name (pt_224) or a Hub id (google/paligemma-3b-pt-224)",
+        )
     };
     let path = Path::new(name);
     let folder = match path.parent() {
@@ -289,6 +297,7 @@ fn unknown(name: &str) -> Error {
     let near_path = path.file_name().and_then(|n| n.to_str()).and_then(|file| nearest(file, beside));
     let near = near_path
         .map(|near| path.with_file_name(near).display().to_string())
+        .or_else(|| nearest(name, BuiltIn::all().iter().map(|model| model.name)).map(str::to_owned))
         .or_else(|| nearest(name, BIG_VISION.iter().map(|(n, _)| *n)).map(str::to_owned))
         .or_else(|| nearest_published(name).map(str::to_owned));
     match near {

@@ -8,7 +8,7 @@ use super::{
     recognise::recognise,
     safetensors::{self, Stored},
 };
-use crate::{Error, Result, config::Config};
+use crate::{Error, Result, config::Config, nano::BuiltIn};
 use ::safetensors::Dtype;
 use paligemma_tensor::{DType, MappedFile, Tensor, Weight};
 use serde_json::Value;
@@ -52,6 +52,7 @@ pub struct Checkpoint {
     files: Vec<PathBuf>,
     source: Source,
     scheme: Option<Scheme>,
+    is_built_in: bool,
     /// In the order in which the model uses them.
     tensors: Vec<Entry>,
     by_name: HashMap<String, usize>,
@@ -84,7 +85,8 @@ impl Entry {
 impl Checkpoint {
     /// Opens a folder (config.json with model.safetensors or the shards of its index), a safetensors file
     /// with config.json beside it, an npz, or the parts of a split one given any part or the whole's name.
-    /// Files are recognised by their first bytes.
+    /// Files are recognised by their first bytes. Where there is nothing, `nano-112` and `nano-224` are the models within
+    /// this program.
     ///
     /// # Errors
     /// `Kind::Usage` if there is nothing at `path`; `Kind::Io` if it cannot be read; `Kind::Model`, naming
@@ -100,6 +102,9 @@ impl Checkpoint {
         let n = match fs::File::open(path).and_then(|file| read_up_to(file, &mut start)) {
             Ok(n) => n,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(model) = path.to_str().and_then(BuiltIn::named) {
+                    return Checkpoint::open_built_in(path, &model);
+                }
                 return Err(Error::usage(format!("there is no checkpoint at {}", path.display()))
                     .expected("a folder with config.json and model.safetensors, or an npz file"));
             }
@@ -159,6 +164,28 @@ impl Checkpoint {
             Some(name) => error.hint(format!("to open one file, name it: {}", folder.join(name).display())),
             None => error,
         })
+    }
+
+    fn open_built_in(path: &Path, model: &BuiltIn) -> Result<Checkpoint> {
+        let map = Arc::new(MappedFile::built_in(model.weights));
+        let config = Config::published(model.name)
+            .ok_or_else(|| Error::model(format!("no shape is known of {}", model.name)))?;
+        let scheme = safetensors::metadata(&map, quantised::METADATA)
+            .and_then(|name| [Scheme::Int8, Scheme::Int4].into_iter().find(|scheme| scheme.name() == name));
+        let mut json = config.to_json(None);
+        if let Some(scheme) = scheme {
+            json["quantization_config"] = scheme.to_json();
+        }
+        let file = ConfigFile { config, has_pooling_head: false, is_tied: true, scheme, json };
+        let stored = safetensors::header(&map)?.into_iter().map(|tensor| (0, tensor)).collect::<Vec<_>>();
+        let maps = vec![map];
+        let tensors = match_safetensors(&file, &stored, &maps)?;
+        let source = Source::Safetensors(maps);
+        let mut checkpoint =
+            Checkpoint::assemble(file.config, Some(file.json), path, vec![], source, tensors);
+        checkpoint.scheme = file.scheme;
+        checkpoint.is_built_in = true;
+        Ok(checkpoint)
     }
 
     fn open_safetensors(
@@ -246,7 +273,17 @@ impl Checkpoint {
         tensors: Vec<Entry>,
     ) -> Checkpoint {
         let by_name = tensors.iter().enumerate().map(|(i, e)| (e.named.name.clone(), i)).collect();
-        Checkpoint { config, json, path: path.to_path_buf(), files, source, scheme: None, tensors, by_name }
+        Checkpoint {
+            config,
+            json,
+            path: path.to_path_buf(),
+            files,
+            source,
+            scheme: None,
+            is_built_in: false,
+            tensors,
+            by_name,
+        }
     }
 
     /// The shape of the model.
@@ -277,9 +314,11 @@ impl Checkpoint {
         &self.files
     }
 
-    /// The folder in which the tokenizer and the processor's settings are looked for.
-    pub fn folder(&self) -> &Path {
-        if self.path.is_dir() { &self.path } else { folder_of(&self.path) }
+    /// The folder in which the tokenizer and the processor's settings are looked for; none if the model is within this
+    /// program, whose tokenizer is [`crate::nano::TOKENIZER`] and whose settings are the published ones.
+    pub fn folder(&self) -> Option<&Path> {
+        let folder = if self.path.is_dir() { &self.path } else { folder_of(&self.path) };
+        (!self.is_built_in).then_some(folder)
     }
 
     /// The tensors' names in the order in which the model uses them (see [`names`]).

@@ -9,6 +9,7 @@ use crate::{
     Error, Kind, Result,
     config::Config,
     image::ProcessorSettings,
+    nano,
     text::{stand_in_tokenizer, stand_in_tokenizer_config},
 };
 use paligemma_tensor::{DType, Tensor, Weight, bf16, f16, mix};
@@ -18,7 +19,7 @@ use std::{collections::HashMap, ops::ControlFlow, path::Path};
 /// Ids of `<loc…>` and `<seg…>`, which stand before `<image>`.
 const NUM_LOC_AND_SEG: usize = 1024 + 128;
 
-/// Writes a folder with config.json, the weights, a stand-in tokenizer and the published processor settings.
+/// Writes a folder with config.json, the weights, a stand-in tokenizer (or nano's own) and the published processor settings.
 /// Equal seeds give equal bytes; a scheme quantises the model that bf16 would be. `progress(done, total)` is told in
 /// bytes before quantisation, and may break off: then nothing is left.
 ///
@@ -32,11 +33,17 @@ pub fn random_folder(
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<()> {
     let loc0 = config.image_token_index.saturating_sub(NUM_LOC_AND_SEG);
-    let tokenizer = stand_in_tokenizer(loc0, config.image_token_index)?;
+    // The models of our own have their own words.
+    let is_nano =
+        ["nano-112", "nano-224"].iter().any(|name| Config::published(name).as_ref() == Some(config));
+    let (name, tokenizer) = match is_nano {
+        true => ("tokenizer.model", nano::TOKENIZER.to_vec()),
+        false => ("tokenizer.json", stand_in_tokenizer(loc0, config.image_token_index)?),
+    };
     let processor = ProcessorSettings::published(config.vision.image_size);
     let processor = processor.to_json(config.vision.num_tokens()).to_string();
     let files: [(&str, &[u8]); 3] = [
-        ("tokenizer.json", &tokenizer),
+        (name, &tokenizer),
         ("tokenizer_config.json", &stand_in_tokenizer_config()),
         ("preprocessor_config.json", processor.as_bytes()),
     ];

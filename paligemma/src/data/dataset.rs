@@ -171,13 +171,16 @@ impl Dataset {
     pub fn example(&self, i: usize) -> Result<Example> {
         let fields = &self.fields;
         let needed: Vec<&str> = fields.needed().collect();
-        let Record { values, images } = match self.shard(i) {
+        let Record { values, mut images } = match self.shard(i) {
             (Shard::Jsonl(shard), i) => shard.record(i)?,
             (Shard::Tar(shard), i) => shard.record(i, &fields.image, &needed)?,
             (Shard::Parquet(shard), i) => shard.record(i)?,
             (Shard::Folder(shard), i) => shard.record(i, &fields.image, &needed)?,
             (Shard::Drawn(shard), i) => shard.record(i)?,
         };
+        if fields.image.is_empty() {
+            images.clear();
+        }
         let place = self.place(i);
         let texts =
             fields.prefix.one(&values).and_then(|prefix| Ok((prefix, fields.suffix.several(&values)?)));

@@ -17,7 +17,7 @@ use crate::{Error, Kind, Result};
 pub struct Example {
     /// Where it stands: `data.jsonl:7`, `shard.tar:0007`, `part.parquet:7`.
     pub place: String,
-    /// Its pictures, in order; at least one.
+    /// Its pictures, in order; none of a text.
     pub images: Vec<ImageFile>,
     /// The prompt, without the line break behind it.
     pub prefix: String,

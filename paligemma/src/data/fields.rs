@@ -14,7 +14,7 @@ pub const MAX_TEXT: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fields {
     /// The field that holds the picture or the pictures. In a folder or a tar it is an ending (`jpg`, `left.png`);
-    /// `image` is all files that are pictures.
+    /// `image` is all files that are pictures. Empty: the data are texts, and no picture is looked for.
     pub image: String,
     /// The prefix.
     pub prefix: Template,

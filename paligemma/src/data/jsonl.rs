@@ -24,7 +24,7 @@ pub const MAX_IMAGES: usize = 64;
 pub(super) struct Jsonl {
     path: PathBuf,
     lines: Vec<Line>,
-    /// The field of the pictures' paths.
+    /// The field of the pictures' paths; empty for texts.
     image: String,
     /// Where they are looked for, in this order.
     image_dirs: Vec<PathBuf>,
@@ -113,6 +113,9 @@ impl Jsonl {
 
     fn images(&self, values: &Map<String, Value>) -> Result<Vec<ImageFile>> {
         let image = &self.image;
+        if image.is_empty() {
+            return Ok(Vec::new());
+        }
         let names: Option<Vec<&str>> = match values.get(image.as_str()) {
             Some(Value::String(name)) => Some(vec![name]),
             Some(Value::Array(names)) => names.iter().map(Value::as_str).collect(),

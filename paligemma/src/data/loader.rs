@@ -39,7 +39,7 @@ pub struct Ready {
     pub draw: Draw,
     /// Where it stands.
     pub place: String,
-    /// For each picture `[3, S, S]`.
+    /// For each picture `[3, S, S]`; none of a text.
     pub pixels: Vec<Vec<f32>>,
     /// The prompt, without the line break.
     pub prefix: String,
@@ -61,7 +61,10 @@ impl Preparation {
         let suffix = example.suffixes.swap_remove(taken);
         let (place, prefix) = (example.place, example.prefix);
         let read = || {
-            let tokens = Tokens::new(&self.tokenizer, &prefix, &suffix, self.text_len)?;
+            let tokens = match (prefix.as_str(), &example.images[..]) {
+                ("", []) => Tokens::of_text(&self.tokenizer, &suffix, self.text_len)?,
+                _ => Tokens::new(&self.tokenizer, &prefix, &suffix, self.text_len)?,
+            };
             let has_boxes = [&prefix, &suffix].iter().any(|text| text.contains("<loc"));
             let pixels = example.images.iter().map(|image| {
                 let mut picture = image.decode(self.preprocess.grey16())?;

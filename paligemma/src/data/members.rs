@@ -93,7 +93,7 @@ impl Members {
     }
 
     /// An example: its pictures are the files whose ending is `image`, or all pictures in the order of their endings
-    /// where that is "image"; its fields are those of `needed` that are there. `read` gives a file's bytes, `image_file`
+    /// where that is "image", or none where it is empty; its fields are those of `needed` that are there. `read` gives a file's bytes, `image_file`
     /// the place of a picture.
     ///
     /// # Errors
@@ -119,6 +119,7 @@ impl Members {
             .collect();
         found.sort_by_key(|member| member.ending);
         let is_picture = |ending: &str| match image {
+            "" => false,
             "image" => {
                 let last = ending.rsplit('.').next().unwrap_or(ending);
                 PICTURES.iter().any(|picture| picture.eq_ignore_ascii_case(last))
@@ -130,7 +131,7 @@ impl Members {
             .filter(|member| is_picture(member.ending))
             .map(|&member| image_file(member))
             .collect();
-        if images.is_empty() || images.len() > MAX_IMAGES {
+        if (images.is_empty() && !image.is_empty()) || images.len() > MAX_IMAGES {
             let endings: Vec<&str> = found.iter().map(|member| member.ending).collect();
             return Err(Error::input(format!("the example has {} pictures", images.len()))
                 .at(format!("files {}.{{{}}}", group.key, endings.join(",")))

@@ -48,8 +48,8 @@ pub(super) struct Parquet {
     image_dir: PathBuf,
 }
 
-/// The columns of the pictures.
-#[derive(Debug)]
+/// The columns of the pictures; neither where the data are texts.
+#[derive(Debug, PartialEq)]
 struct Images {
     bytes: Option<usize>,
     path: Option<usize>,
@@ -195,6 +195,9 @@ impl Parquet {
         };
         let (bytes, paths) = (list(self.images.bytes)?, list(self.images.path)?);
         let count = bytes.len().max(paths.len());
+        if count == 0 && self.images == (Images { bytes: None, path: None }) {
+            return Ok(Vec::new());
+        }
         if !(1..=MAX_IMAGES).contains(&count) {
             return Err(Error::input(format!("the example has {count} pictures"))
                 .expected(format!("1 to {MAX_IMAGES}")));
@@ -379,6 +382,9 @@ fn image_columns(
         None => Images { bytes: inner("bytes"), path: inner("path") },
     };
     let found: Vec<usize> = images.bytes.into_iter().chain(images.path).collect();
+    if image.is_empty() {
+        return Ok(Images { bytes: None, path: None });
+    }
     if found.is_empty() {
         return Err(missing(columns, image));
     }

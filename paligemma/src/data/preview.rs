@@ -41,6 +41,9 @@ pub fn show(example: &Example, taken: usize, codec: Option<&MaskCodec>) -> Resul
     let decode = |image: &super::example::ImageFile| image.decode(Grey16::default());
     let mut pictures = example.images.iter().map(decode).collect::<Result<Vec<_>>>().map_err(at)?;
     let sizes: Vec<(usize, usize)> = pictures.iter().map(|picture| (picture.width, picture.height)).collect();
+    if pictures.is_empty() {
+        pictures.push(Picture { width: STRIP, height: STRIP / 4, rgb: vec![0xdd; STRIP * (STRIP / 4) * 3] });
+    }
     let suffix = &example.suffixes[taken];
     let found: Vec<Found> = [&example.prefix, suffix]
         .into_iter()
@@ -50,7 +53,7 @@ pub fn show(example: &Example, taken: usize, codec: Option<&MaskCodec>) -> Resul
     if !found.is_empty() {
         pictures[0] = drawn(&pictures[0], &found, codec).map_err(at)?;
     }
-    let (width, height) = sizes[0];
+    let (width, height) = (pictures[0].width, pictures[0].height);
     let object = |Found { object, .. }: &Found| {
         let pixels = object.bins.to_pixels(width, height, BoxScale::Reference);
         (object.label.clone(), pixels, object.codes.is_some())

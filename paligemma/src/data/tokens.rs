@@ -43,6 +43,19 @@ impl Tokens {
         Ok(Tokens { ids, num_prefix, num_cut })
     }
 
+    /// A text without a picture or a prefix, as a language model learns it: `[BOS] text [EOS]`, all of it with loss.
+    ///
+    /// # Errors
+    /// A tokenizer without BOS or EOS.
+    pub fn of_text(tokenizer: &Tokenizer, text: &str, text_len: usize) -> Result<Tokens> {
+        let mut ids = vec![tokenizer.bos()?];
+        ids.extend(suffix_ids(tokenizer, text)?);
+        let room = text_len.saturating_add(1).max(2);
+        let num_cut = ids.len().saturating_sub(room);
+        ids.truncate(room);
+        Ok(Tokens { ids, num_prefix: 1, num_cut })
+    }
+
     /// What the model reads: all but the last id.
     pub fn inputs(&self) -> &[u32] {
         &self.ids[..self.ids.len() - 1]
@@ -98,6 +111,11 @@ mod tests {
         let error = Tokens::new(&tokenizer, "caption en", "a cat", num_prefix - 1).unwrap_err();
         assert_eq!(error.kind(), crate::Kind::Input);
         assert!(error.what().contains(&format!("{num_prefix} tokens")), "{error}");
+        let text = Tokens::of_text(&tokenizer, "a cat", 128).unwrap();
+        assert_eq!(text.ids, [&[bos], &suffix[..], &[eos]].concat());
+        assert_eq!((text.num_prefix, text.num_cut, text.loss_mask().all(|has| has)), (1, 0, true));
+        let text = Tokens::of_text(&tokenizer, "a cat", suffix.len()).unwrap();
+        assert_eq!((text.ids, text.num_cut), ([&[bos], &suffix[..]].concat(), 1));
         // An empty suffix still teaches the model to end.
         let tokens = Tokens::new(&tokenizer, "caption en", "", 128).unwrap();
         assert_eq!((tokens.ids.last(), tokens.loss_mask().filter(|has| *has).count()), (Some(&eos), 1));

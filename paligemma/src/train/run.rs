@@ -15,11 +15,11 @@ use super::parameters::{Parameters, Selection, is_fused};
 use super::plan::{ExampleSize, Plan};
 use super::recipe::{EvalRecipe, Loss, OnErrorName, Recipe, Source};
 use super::state::{self, Disk, Lock, Position};
-use crate::checkpoint::{Checkpoint, Format, companions, dequantise, write_folder};
+use crate::checkpoint::{Checkpoint, companions, dequantise, write_folder};
 use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready, Template};
 use crate::generate::{Generator, Options, Prompt};
-use crate::image::Preprocess;
 use crate::model::{Lesson, LossOptions, Mean, dropout_key};
+use crate::session::{load_preprocess, load_tokenizer};
 use crate::text::Tokenizer;
 use crate::{Error, Kind, Result};
 
@@ -129,15 +129,9 @@ impl Job {
     pub fn open(recipe: Recipe, model: &Path) -> Result<Job> {
         let checkpoint = Checkpoint::open(model)?;
         let image_size = checkpoint.config().vision.image_size;
-        let folder = (checkpoint.format() == Format::Safetensors).then(|| checkpoint.folder());
-        let mut preprocess = Preprocess::choose(recipe.model.preprocess.into(), folder, image_size)?;
-        if let Preprocess::Reference { antialias } = &mut preprocess {
-            *antialias = recipe.model.antialias;
-        }
-        let tokenizer = match &recipe.model.tokenizer {
-            Some(file) => Tokenizer::from_file(file)?,
-            None => Tokenizer::from_folder(checkpoint.folder())?,
-        };
+        let preprocess =
+            load_preprocess(&checkpoint, recipe.model.preprocess.into(), recipe.model.antialias)?;
+        let tokenizer = load_tokenizer(&checkpoint, recipe.model.tokenizer.as_deref())?;
         let mut parts = Vec::new();
         for (name, source) in &recipe.data {
             let dataset = open_source(source).map_err(|error| error.at(format!("data.{name}")))?;

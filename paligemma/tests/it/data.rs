@@ -52,6 +52,57 @@ fn a_playground_is_a_file_like_others() {
 }
 
 #[test]
+fn without_an_image_field_data_are_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, contents: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, contents).unwrap();
+        path
+    };
+    let fields = || Fields {
+        image: String::new(),
+        prefix: Template::parse("").unwrap(),
+        suffix: Template::parse("{prefix}: {suffix}").unwrap(),
+    };
+    let check = |path: &Path, want: &[&str]| {
+        let data = Dataset::open(&[path.to_path_buf()], None, fields()).unwrap();
+        let examples: Vec<_> = (0..data.len()).map(|i| data.example(i).unwrap()).collect();
+        assert!(examples.iter().all(|example| example.images.is_empty() && example.prefix.is_empty()));
+        let suffixes: Vec<&String> = examples.iter().flat_map(|example| &example.suffixes).collect();
+        assert_eq!(suffixes, want, "{}", path.display());
+    };
+    let lines = "{\"image\": \"absent.png\", \"prefix\": \"a\", \"suffix\": [\"b\", \"c\"]}\n{\"prefix\": \"d\", \"suffix\": \"e\"}\n";
+    check(&write("texts.jsonl", lines), &["a: b", "a: c", "d: e"]);
+    write("folder/0.prefix", "f");
+    check(write("folder/0.suffix", "g\n").parent().unwrap(), &["f: g"]);
+    check(&goldens().join("webdataset.tar"), &["p0: s0", "p1: s1", "p2: s2"]);
+    let rows = Fields { prefix: Template::parse("{question}").unwrap(), ..fields() };
+    let rows = Fields { suffix: Template::parse("{captions}").unwrap(), ..rows };
+    let row = Dataset::open(&[goldens().join("hf.parquet")], None, rows).unwrap().example(0).unwrap();
+    assert_eq!(
+        (row.images.len(), &row.prefix[..], &row.suffixes[..]),
+        (0, "what is 0? é中", &["caption 0.0".to_owned()][..])
+    );
+
+    // A text is BOS, its tokens and EOS, all of it with loss.
+    let tokenizer = Tokenizer::from_json_bytes(&stand_in_tokenizer(512, 512 + 1152).unwrap()).unwrap();
+    let ids =
+        [&[tokenizer.bos().unwrap()], &tokenizer.encode("d: e").unwrap()[..], &[tokenizer.eos().unwrap()]];
+    let dataset = Dataset::open(&[folder.path().join("texts.jsonl")], None, fields()).unwrap();
+    let mixture = Mixture::in_order("texts", dataset).unwrap();
+    let preparation = Preparation {
+        tokenizer: Arc::new(tokenizer.clone()),
+        preprocess: Preprocess::Reference { antialias: true },
+        image_size: 28,
+        text_len: 32,
+        augmentation: None,
+    };
+    let ready = preparation.prepare(&mixture, 1).unwrap();
+    assert_eq!((ready.tokens.ids, ready.tokens.num_prefix, ready.pixels.len()), (ids.concat(), 1, 0));
+}
+
+#[test]
 fn files_of_other_programs_hold_the_examples_that_were_put_in() {
     let expected: Value =
         serde_json::from_str(&std::fs::read_to_string(goldens().join("data.json")).unwrap()).unwrap();

@@ -6,7 +6,7 @@
 //! seed = 0
 //! count = 1_000_000
 //! size = 112             # of the pictures
-//! vqvae = "vae.npz"      # beside the file; without it the tasks with masks are left out
+//! vqvae = "vae.npz"      # beside the file; the masks' model within the program if not given
 //! [tasks]                # how often each comes; the first stage's mixture if not given
 //! caption = 2
 //! detect = 1.5
@@ -51,7 +51,7 @@ pub(in crate::data) struct Drawn {
     playground: Playground,
     count: usize,
     side: usize,
-    codec: Option<Box<MaskCodec>>,
+    codec: Box<MaskCodec>,
 }
 
 impl Drawn {
@@ -97,8 +97,8 @@ impl Drawn {
             playground = playground.with_tasks(weights).map_err(|error| error.of_kind(crate::Kind::Input))?;
         }
         let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        let codec = vqvae.map(|file| MaskCodec::open(Some(&beside(file))).map(Box::new)).transpose()?;
-        playground.example(0, codec.as_deref()).map_err(|error| error.of_kind(crate::Kind::Input))?;
+        let codec = Box::new(MaskCodec::open(vqvae.map(beside).as_deref())?);
+        playground.example(0, Some(&codec)).map_err(|error| error.of_kind(crate::Kind::Input))?;
         Ok(Drawn { path: path.to_path_buf(), playground, count, side: size, codec })
     }
 
@@ -117,10 +117,8 @@ impl Drawn {
     /// # Errors
     /// None that [`Drawn::open`] has not found.
     pub(in crate::data) fn record(&self, i: usize) -> Result<Record> {
-        let played = self
-            .playground
-            .example(i as u64, self.codec.as_deref())
-            .map_err(|error| error.at(self.place(i)))?;
+        let played =
+            self.playground.example(i as u64, Some(&self.codec)).map_err(|error| error.at(self.place(i)))?;
         let Value::Object(values) = json!({
             "prefix": played.prefix,
             "suffix": played.suffixes,
@@ -168,7 +166,6 @@ mod tests {
         check("split = \"val\"\ncount = 0\nsize = 28", "count");
         check("split = \"val\"\ncount = 1\nsize = 28\n[tasks]\ncolor = 1", "colour");
         check("split = \"val\"\ncount = 1\nsize = 28\n[tasks]\ncount = -1", "weights");
-        check("split = \"val\"\ncount = 1\nsize = 28\n[tasks]\nsegment = 1", "masks' model");
         check("split = \"val\"\ncount = 1\nsize = 28\nvqvae = \"absent.npz\"", "absent.npz");
     }
 }
