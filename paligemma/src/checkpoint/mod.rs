@@ -16,6 +16,7 @@ mod random;
 mod recognise;
 pub(crate) mod safetensors;
 mod tensors;
+mod two_towers;
 mod write;
 
 pub use assemble::assemble;
@@ -31,5 +32,6 @@ pub use quantised::dequantise;
 pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use tensors::NamedTensors;
+pub(crate) use two_towers::{SiglipFolder, write_siglip};
 pub(crate) use write::{safetensors_bytes, safetensors_header, write_files};
 pub use write::{write_folder, write_new};
