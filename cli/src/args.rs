@@ -223,7 +223,8 @@ pub(crate) enum Verb {
         after_help = "Ctrl-C once saves the run's state and stops; twice stops at once. The run folder has recipe.toml, \
         metrics.jsonl (step, loss, lr, grad_norm, examples_per_s, tokens_per_s, peak_rss_bytes) and state/. Changes are \
         TOML (lr=1e-5, freeze='[\"img/.*\"]') or else text; `paligemma recipes ls --keys` lists the keys.\n\n\
-        JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`, `eval_miou`; with --dry-run `examples`, `groups`, \
+        JSON: `run`, `step`, `total`, `stopped`, `loss`, `eval_loss`, `eval_exact`, `eval_miou`, \
+        `eval_image_to_text`, `eval_text_to_image`; with --dry-run `examples`, `groups`, \
         `frozen_parameters`, `memory`, `memory_total`, `memory_available`, `steps`, `step_s`; with --export `path`, `step`.\n\n\
         Examples:\n  \
         paligemma train transfer model.init=pt_224 data.train.files=train.jsonl --dry-run\n  \

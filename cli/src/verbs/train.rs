@@ -11,7 +11,7 @@ use paligemma::{
     checkpoint::{available_memory, hub::Want, write_new},
     data::Ready,
     text::Tokenizer,
-    train::{Event, Job, KEYS, MaskJob, Outcome, RECIPE, RECIPES, Recipe, StepLine},
+    train::{Event, Job, KEYS, MaskJob, Outcome, Pace, PairJob, RECIPE, RECIPES, Recipe, StepLine, Wanted},
 };
 use serde_json::{Value, json};
 use std::{
@@ -28,16 +28,15 @@ pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> 
     if let Some(job) = MaskJob::of(&recipe)? {
         return masks(args, train, &job);
     }
+    if let Some(job) = PairJob::of(&recipe)? {
+        return pairs(args, train, &job);
+    }
     let model = open::find(args, &recipe.model.init, Want::Model)?.path;
     let job = Job::open(recipe, &model)?;
     if let Some(out) = &train.export {
         let dtype = train.dtype.map(Into::into);
         let step = job.export(out, dtype, train.merge)?;
-        if args.json {
-            print_json(&json!({ "path": out, "step": step }))?;
-        }
-        note(args.quiet || args.json, format_args!("wrote {}, of step {}", out.display(), step));
-        return Ok(ExitCode::SUCCESS);
+        return wrote(args, out, step);
     }
     if train.dry_run {
         return dry_run(args, &job);
@@ -49,16 +48,36 @@ pub(super) fn train(args: &Args, train: &TrainArgs) -> anyhow::Result<ExitCode> 
 fn masks(args: &Args, train: &TrainArgs, job: &MaskJob) -> anyhow::Result<ExitCode> {
     if let Some(out) = &train.export {
         let step = job.export(out, train.dtype.map(Into::into))?;
-        if args.json {
-            print_json(&json!({ "path": out, "step": step }))?;
-        }
-        note(args.quiet || args.json, format_args!("wrote {}, of step {}", out.display(), step));
-        return Ok(ExitCode::SUCCESS);
+        return wrote(args, out, step);
     }
     if train.dry_run || train.merge {
         return Err(Error::usage("--dry-run and --merge mean nothing to the masks' model").into());
     }
     run(args, &job.recipe().out, |listen| job.run(train.steps, listen))
+}
+
+/// SigLIP's two towers.
+fn pairs(args: &Args, train: &TrainArgs, job: &PairJob) -> anyhow::Result<ExitCode> {
+    if train.merge {
+        return Err(Error::usage("--merge means nothing to SigLIP's two towers").into());
+    }
+    if let Some(out) = &train.export {
+        let step = job.export(out, train.dtype.map(Into::into))?;
+        return wrote(args, out, step);
+    }
+    if train.dry_run {
+        return dry_run_of_pairs(args, job);
+    }
+    run(args, &job.recipe().out, |listen| job.run(train.steps, listen))
+}
+
+/// Tells what was exported.
+fn wrote(args: &Args, out: &Path, step: u64) -> anyhow::Result<ExitCode> {
+    if args.json {
+        print_json(&json!({ "path": out, "step": step }))?;
+    }
+    note(args.quiet || args.json, format_args!("wrote {}, of step {}", out.display(), step));
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Hears a run to its end.
@@ -85,6 +104,8 @@ fn run(
             "eval_loss": outcome.eval.map(|eval| eval.eval_loss),
             "eval_exact": outcome.eval.and_then(|eval| eval.eval_exact),
             "eval_miou": outcome.eval.and_then(|eval| eval.eval_miou),
+            "eval_image_to_text": outcome.eval.and_then(|eval| eval.eval_image_to_text),
+            "eval_text_to_image": outcome.eval.and_then(|eval| eval.eval_text_to_image),
         }))?;
     }
     let (step, total) = (outcome.step, outcome.total);
@@ -141,17 +162,7 @@ fn dry_run(args: &Args, job: &Job) -> anyhow::Result<ExitCode> {
         Ok(()) => Some(job.time_of_a_step()?),
         Err(_) => None,
     };
-    let groups: Vec<(String, usize, u64)> = selection
-        .paces
-        .iter()
-        .enumerate()
-        .map(|(i, pace)| {
-            let own = || selection.wanted.iter().filter(move |wanted| wanted.pace == i);
-            let elements = own().map(|wanted| wanted.len() as u64).sum();
-            let name = pace.pattern.clone().unwrap_or_else(|| "all others".into());
-            (format!("{name}  lr × {}  {}", pace.lr_factor, course(&pace.schedule)), own().count(), elements)
-        })
-        .collect();
+    let groups = groups(&selection.paces, &selection.wanted);
     let frozen: u64 = selection.frozen.iter().map(|(named, _)| named.len() as u64).sum();
     let have = available_memory();
     if args.json {
@@ -168,15 +179,11 @@ fn dry_run(args: &Args, job: &Job) -> anyhow::Result<ExitCode> {
                 })
             })
             .collect();
-        let groups: Vec<Value> = groups
-            .iter()
-            .map(|(name, tensors, elements)| json!({ "group": name, "tensors": tensors, "parameters": elements }))
-            .collect();
         let memory: serde_json::Map<String, Value> =
             plan.rows().iter().map(|(name, bytes)| ((*name).to_string(), json!(bytes))).collect();
         print_json(&json!({
             "examples": examples,
-            "groups": groups,
+            "groups": groups_json(&groups),
             "frozen_parameters": frozen,
             "memory": memory,
             "memory_total": plan.total(),
@@ -196,30 +203,81 @@ fn dry_run(args: &Args, job: &Job) -> anyhow::Result<ExitCode> {
                 shown(ready, job.tokenizer(), colour)
             );
         }
-        let _ = writeln!(text, "\nlearns");
-        for (name, tensors, elements) in &groups {
-            let _ = writeln!(text, "  {name}: {tensors} tensors, {} parameters", millions(*elements));
-        }
-        let _ = writeln!(text, "  frozen: {} parameters\n\nmemory", millions(frozen));
+        let _ = writeln!(text, "\n{}\n\nmemory", groups_text(&groups, frozen));
         for (name, bytes) in plan.rows() {
             let _ = writeln!(text, "  {name:<12} {:>10}", size(bytes));
         }
         let have = have.map_or(String::new(), |have| format!("   have {}", size(have)));
         let _ = writeln!(text, "  {:<12} {:>10}{have}", "together", size(plan.total()));
-        let _ = write!(text, "\n{} steps of {} examples", job.total(), job.recipe().batch);
-        if let Some(seconds) = step_s {
-            let whole = Duration::from_secs_f64((seconds * job.total() as f64).min(1e15));
-            let _ = write!(
-                text,
-                ", about {} each (the first is the slowest): {}",
-                brief(Duration::from_secs_f64(seconds)),
-                brief(whole)
-            );
-        }
+        let _ = write!(text, "\n{}", length_text(job.total(), job.recipe().batch, step_s));
         print_line(text)?;
     }
     fits?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a run of pairs would do, on stdout.
+fn dry_run_of_pairs(args: &Args, job: &PairJob) -> anyhow::Result<ExitCode> {
+    let pairs = job.first(3)?;
+    let groups = groups(job.paces(), job.wanted());
+    let step_s = job.time_of_a_step()?;
+    if args.json {
+        let pairs: Vec<Value> = pairs
+            .iter()
+            .map(|pair| json!({ "place": pair.place, "text": pair.text, "ids": pair.ids }))
+            .collect();
+        print_json(&json!({
+            "examples": pairs,
+            "groups": groups_json(&groups),
+            "frozen_parameters": job.num_frozen(),
+            "steps": job.total(),
+            "step_s": step_s,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::new();
+    for pair in &pairs {
+        let read = job.tokenizer().pieces(&pair.ids).join("|");
+        let _ = writeln!(text, "{}\n  {}\n  {read}", pair.place, pair.text.replace('\n', "⏎"));
+    }
+    let _ = writeln!(text, "\n{}\n", groups_text(&groups, job.num_frozen()));
+    let _ = write!(text, "{}", length_text(job.total(), job.recipe().batch, Some(step_s)));
+    print_line(text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What learns at a pace: a name, tensors, numbers.
+type Group = (String, usize, u64);
+
+fn groups(paces: &[Pace], wanted: &[Wanted]) -> Vec<Group> {
+    let group = |(i, pace): (usize, &Pace)| {
+        let own = || wanted.iter().filter(move |wanted| wanted.pace == i);
+        let name = pace.pattern.clone().unwrap_or_else(|| "all others".into());
+        let elements = own().map(|wanted| wanted.len() as u64).sum();
+        (format!("{name}  lr × {}  {}", pace.lr_factor, course(&pace.schedule)), own().count(), elements)
+    };
+    paces.iter().enumerate().map(group).collect()
+}
+
+fn groups_json(groups: &[Group]) -> Value {
+    let group = |(name, tensors, elements): &Group| json!({ "group": name, "tensors": tensors, "parameters": elements });
+    groups.iter().map(group).collect()
+}
+
+fn groups_text(groups: &[Group], frozen: u64) -> String {
+    let mut text = String::from("learns\n");
+    for (name, tensors, elements) in groups {
+        let _ = writeln!(text, "  {name}: {tensors} tensors, {} parameters", millions(*elements));
+    }
+    text + &format!("  frozen: {} parameters", millions(frozen))
+}
+
+fn length_text(total: u64, batch: usize, step_s: Option<f64>) -> String {
+    let length = format!("{total} steps of {batch} examples");
+    let Some(seconds) = step_s else { return length };
+    let whole = Duration::from_secs_f64((seconds * total as f64).min(1e15));
+    let each = brief(Duration::from_secs_f64(seconds));
+    format!("{length}, about {each} each (the first is the slowest): {}", brief(whole))
 }
 
 fn course(schedule: &paligemma::train::Schedule) -> String {
@@ -300,11 +358,16 @@ impl Teller {
             }
             Event::Step(line) => self.step(line),
             Event::Eval(eval) => {
-                let exact =
-                    eval.eval_exact.map_or(String::new(), |exact| format!("  exact {:.1}%", exact * 100.0));
-                let iou =
-                    eval.eval_miou.map_or(String::new(), |iou| format!("  mean IoU {:.1}%", iou * 100.0));
-                self.say(format_args!("step {}  eval loss {:.4}{exact}{iou}", eval.step, eval.eval_loss));
+                let parts: String = [
+                    ("exact", eval.eval_exact),
+                    ("mean IoU", eval.eval_miou),
+                    ("image to text", eval.eval_image_to_text),
+                    ("text to image", eval.eval_text_to_image),
+                ]
+                .into_iter()
+                .filter_map(|(name, part)| Some(format!("  {name} {:.1}%", part? * 100.0)))
+                .collect();
+                self.say(format_args!("step {}  eval loss {:.4}{parts}", eval.step, eval.eval_loss));
             }
             Event::Saved(path) => {
                 if self.bar.is_none() {

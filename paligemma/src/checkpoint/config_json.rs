@@ -6,6 +6,7 @@ use super::quantised::Scheme;
 use crate::{
     Error, Result,
     config::{Config, GemmaGeneration, TextConfig, VisionConfig, limits},
+    model::{TextTowerConfig, TwoTowersConfig},
 };
 use paligemma_tensor::DType;
 use serde_json::{Map, Number, Value, json};
@@ -206,6 +207,28 @@ pub(super) fn gemma_config(json: &Value) -> Result<TextConfig> {
         }
         _ => text_config(&top, false),
     }
+}
+
+/// Both towers of a SiglipModel's config.json.
+pub(super) fn two_towers_config(json: &Value) -> Result<TwoTowersConfig> {
+    let vision = siglip_config(json)?;
+    let empty = Map::new();
+    let (text, _) = Section { path: "", keys: object(json)? }.section("text_config", &empty)?;
+    text.is_tanh_gelu("hidden_act", &["gelu_pytorch_tanh", "gelu_new", "gelu_fast"])?;
+    let hidden_size = text.int("hidden_size", 768, 1, limits::DIMENSION)?;
+    if text.int("projection_size", hidden_size, 1, limits::DIMENSION)? != vision.hidden_size {
+        return Err(text.wrong("projection_size", "the width of the image encoder"));
+    }
+    let text = TextTowerConfig {
+        vocab_size: text.int("vocab_size", 32_000, 1, limits::ROWS)?,
+        length: text.int("max_position_embeddings", 64, 1, limits::IMAGE_TOKENS)?,
+        hidden_size,
+        intermediate_size: text.int("intermediate_size", 3072, 1, limits::DIMENSION)?,
+        num_hidden_layers: text.int("num_hidden_layers", 12, 1, limits::LAYERS)?,
+        num_attention_heads: text.int("num_attention_heads", 12, 1, limits::HEADS)?,
+        layer_norm_eps: text.float("layer_norm_eps", 1e-6)?,
+    };
+    Ok(TwoTowersConfig { vision, text })
 }
 
 fn object(json: &Value) -> Result<&Map<String, Value>> {

@@ -17,6 +17,7 @@ mod recognise;
 mod resolution;
 pub(crate) mod safetensors;
 mod tensors;
+mod two_towers;
 mod write;
 
 pub use assemble::assemble;
@@ -33,5 +34,6 @@ pub use quantised::{Form, Scheme};
 pub use random::{random_folder, random_weights};
 pub use resolution::with_image_size;
 pub use tensors::NamedTensors;
+pub(crate) use two_towers::{SiglipFolder, write_siglip};
 pub(crate) use write::{safetensors_bytes, safetensors_header, write_files};
 pub use write::{write_folder, write_new};

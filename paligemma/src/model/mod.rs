@@ -19,6 +19,6 @@ pub use linear::{Linear, Lora, Weights};
 pub use paligemma::{PaliGemma, Part, mean_loss};
 pub use pass::{Dropout, Pass};
 pub use siglip::Siglip;
-pub use two_towers::{TextTowerConfig, TwoTowers, TwoTowersConfig};
+pub use two_towers::{Retrieval, TextTowerConfig, TwoTowers, TwoTowersConfig};
 pub use vqvae::VqVae;
 pub use vqvae_learning::{CodebookAverage, VqVaeLoss, VqVaeOptions};

@@ -11,7 +11,7 @@ use super::{
     siglip,
 };
 use crate::{Error, Result, config::VisionConfig};
-use paligemma_tensor::{AttentionRule, Contribution, Mask, Parameter, Span, Tensor, Value};
+use paligemma_tensor::{AttentionRule, Contribution, Epilogue, Mask, Parameter, Span, Tensor, Value, linear};
 use std::sync::atomic::AtomicBool;
 
 /// The sizes of both towers.
@@ -53,6 +53,17 @@ pub struct TwoTowers {
     log_temperature: Parameter,
     /// `[1]`
     bias: Parameter,
+}
+
+/// How well the pairs of a batch are told apart. Pairs of the same text are not counted against each other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retrieval {
+    /// The loss.
+    pub loss: f64,
+    /// Images for which no other text is likelier than their own.
+    pub image_to_text: usize,
+    /// Texts for which no other image is likelier than their own.
+    pub text_to_image: usize,
 }
 
 /// Attention of one learned query to all tokens of an image, and an MLP (`MAPHead`).
@@ -269,14 +280,47 @@ impl TwoTowers {
         Ok(self.read_pairs(images_bchw, ids, &mut pass)?.1)
     }
 
+    /// How well pairs are told apart.
+    ///
+    /// # Errors
+    /// As [`TwoTowers::learn`].
+    pub fn retrieve(
+        &self,
+        images_bchw: &Tensor,
+        ids: &[u32],
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Retrieval> {
+        let mut pass = cancel.map_or_else(Pass::plain, Pass::cancelled_by);
+        let (images, texts) = self.embed_pairs(images_bchw, ids, &mut pass)?;
+        let (_, loss) = pass.tape.sigmoid_contrastive(&images, &texts, &self.log_temperature, &self.bias);
+        let products = linear(images.tensor(), &texts.tensor().clone().into(), Epilogue::default());
+        let (products, pairs) = (products.as_f32(), products.shape()[0]);
+        let text = |i: usize| &ids[i * self.config.text.length..][..self.config.text.length];
+        let count = |product: &dyn Fn(usize, usize) -> f32| {
+            let is_own = |i: &usize| {
+                let others = (0..pairs).filter(|&j| text(j) != text(*i));
+                others.into_iter().all(|j| product(*i, j) < product(*i, *i))
+            };
+            (0..pairs).filter(is_own).count()
+        };
+        Ok(Retrieval {
+            loss,
+            image_to_text: count(&|i, j| products[i * pairs + j]),
+            text_to_image: count(&|i, j| products[j * pairs + i]),
+        })
+    }
+
     fn read_pairs(&self, images_bchw: &Tensor, ids: &[u32], pass: &mut Pass<'_>) -> Result<(Value, f64)> {
+        let (images, texts) = self.embed_pairs(images_bchw, ids, pass)?;
+        Ok(pass.tape.sigmoid_contrastive(&images, &texts, &self.log_temperature, &self.bias))
+    }
+
+    fn embed_pairs(&self, images_bchw: &Tensor, ids: &[u32], pass: &mut Pass<'_>) -> Result<(Value, Value)> {
         let (images, texts) = (images_bchw.shape()[0], ids.len() / self.config.text.length.max(1));
         if images != texts || images == 0 {
             return Err(Error::input(format!("{images} images and {texts} texts")).expected("pairs"));
         }
-        let images = self.embed_images(images_bchw, pass)?;
-        let texts = self.embed_texts(ids, pass)?;
-        Ok(pass.tape.sigmoid_contrastive(&images, &texts, &self.log_temperature, &self.bias))
+        Ok((self.embed_images(images_bchw, pass)?, self.embed_texts(ids, pass)?))
     }
 }
 

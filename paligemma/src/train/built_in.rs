@@ -6,6 +6,7 @@ pub const RECIPES: &[(&str, &str)] = &[
     ("lora", include_str!("../../../recipes/lora.toml")),
     ("low-memory", include_str!("../../../recipes/low-memory.toml")),
     ("pretrain", include_str!("../../../recipes/pretrain.toml")),
+    ("siglip", include_str!("../../../recipes/siglip.toml")),
     ("vqvae", include_str!("../../../recipes/vqvae.toml")),
     ("overfit", include_str!("../../../recipes/overfit.toml")),
 ];

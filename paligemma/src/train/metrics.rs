@@ -45,6 +45,27 @@ pub struct EvalLine {
     /// Mean intersection over union of masks with what is decoded of their codes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_miou: Option<f64>,
+    /// The part of the images whose own text is the likeliest of its batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_image_to_text: Option<f64>,
+    /// The part of the texts whose own image is the likeliest of its batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_text_to_image: Option<f64>,
+}
+
+impl EvalLine {
+    /// A loss alone.
+    pub(super) fn new(step: u64, eval_loss: f64, eval_examples: usize) -> EvalLine {
+        EvalLine {
+            step,
+            eval_loss,
+            eval_examples,
+            eval_exact: None,
+            eval_miou: None,
+            eval_image_to_text: None,
+            eval_text_to_image: None,
+        }
+    }
 }
 
 /// The files of a record.
@@ -152,8 +173,7 @@ mod tests {
         assert!(curves(folder.path(), ["loss"]).unwrap_err().to_string().contains("no run folder"));
         let mut record = Record::open(folder.path(), 0, false).unwrap();
         (1..=5).for_each(|i| record.add(&step(i)).unwrap());
-        let eval = EvalLine { step: 4, eval_loss: 1.5, eval_examples: 3, eval_exact: None, eval_miou: None };
-        record.add(&eval).unwrap();
+        record.add(&EvalLine::new(4, 1.5, 3)).unwrap();
         let path = folder.path().join(METRICS);
         let text = fs::read_to_string(&path).unwrap();
         let first = r#"{"step":1,"loss":0.1,"lr":0.00001,"grad_norm":2.0,"examples_per_s":3.0,"tokens_per_s":4.5,"peak_rss_bytes":7}"#;

@@ -1,6 +1,8 @@
 //! Training: recipes, what learns and how fast, the loop, its state and its record.
 
+mod batches;
 mod built_in;
+mod learner;
 mod metrics;
 mod optimiser;
 mod parameters;
@@ -10,16 +12,21 @@ mod recipe;
 mod run;
 mod schedule;
 mod state;
+mod steps;
 mod tensorboard;
+mod two_towers;
 mod vqvae;
 
 pub use built_in::RECIPES;
+pub use learner::{Pace, Wanted};
 pub use metrics::{EvalLine, METRICS, StepLine, curves};
 pub use optimiser::{Kept, Numbers, Optimiser, Rate, State};
-pub use parameters::{Pace, Selection, Wanted};
+pub use parameters::Selection;
 pub use plan::{ExampleSize, Plan};
 pub use plot::panels;
 pub use recipe::{KEYS, Recipe};
-pub use run::{Event, Job, Outcome, RECIPE};
+pub use run::Job;
 pub use schedule::{Decay, Schedule};
+pub use steps::{Event, Outcome, RECIPE};
+pub use two_towers::{Pair, PairJob};
 pub use vqvae::MaskJob;

@@ -1,60 +1,19 @@
-//! What learns and what does not: each parameter that learns with what is kept of it, how fast it goes, and its update.
+//! What learns of a PaliGemma by a recipe and what does not, and the step of what learns.
 
 use std::collections::HashMap;
 
-use fancy_regex::Regex;
-use paligemma_tensor::{Contribution, DType, Parameter, Tensor, bf16};
+use paligemma_tensor::{DType, Parameter, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::optimiser::{Numbers, Optimiser, Rate, State, sum_of_squares};
-use super::recipe::{ComputeType, Course, KeptType, LoraRecipe, Recipe};
-use super::schedule::Schedule;
+use super::learner::{Learner, Pace, Rules, Wanted, owned, pattern};
+use super::recipe::{ComputeType, KeptType, LoraRecipe, Recipe};
+use super::state::Part;
 use crate::adapter::{Adapter, Pair, linear_layers};
 use crate::checkpoint::{Checkpoint, Form, dequantise, names};
 use crate::config::Config;
 use crate::model::{BatchSize, Lesson, Lora, LossOptions, PaliGemma, Weights};
 use crate::{Error, Kind, Result};
-
-/// How fast a group of parameters goes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pace {
-    /// The pattern of its names; none is all others.
-    pub pattern: Option<String>,
-    /// Factor of the learning rate.
-    pub lr_factor: f64,
-    /// Its schedule.
-    pub schedule: Schedule,
-}
-
-/// A parameter that learns, before anything is read.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wanted {
-    /// Our name, or `LAYER.lora_a` and `LAYER.lora_b`.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Which of the paces.
-    pub pace: usize,
-    /// Whether weight decay applies.
-    pub decays: bool,
-    /// What the model computes with: f32 or bf16.
-    pub dtype: DType,
-    /// Whether it is kept in f32 beside that.
-    pub has_master: bool,
-}
-
-impl Wanted {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
 
 /// What a recipe makes of a model: which parameters learn and how.
 #[derive(Debug, Clone)]
@@ -67,41 +26,6 @@ pub struct Selection {
     pub frozen: Vec<(names::Named, Form)>,
 }
 
-/// A pattern that must match a whole name.
-fn pattern(text: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{text})$")).map_err(|error| {
-        Error::usage(format!("{text:?} is no pattern: {error}")).expected("a regular expression")
-    })
-}
-
-/// Patterns with whether each has matched a name.
-struct Patterns(Vec<(String, Regex, bool)>);
-
-impl Patterns {
-    fn new<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Patterns> {
-        texts.map(|text| Ok((text.to_string(), pattern(text)?, false))).collect::<Result<_>>().map(Patterns)
-    }
-
-    /// The first that matches one of a parameter's names.
-    fn first(&mut self, names: &[&str]) -> Option<usize> {
-        let at = self
-            .0
-            .iter()
-            .position(|(_, regex, _)| names.iter().any(|name| regex.is_match(name).unwrap_or(false)))?;
-        self.0[at].2 = true;
-        Some(at)
-    }
-
-    fn check_all_matched(&self, key: &str, example: &str) -> Result<()> {
-        match self.0.iter().find(|(_, _, has_matched)| !has_matched) {
-            None => Ok(()),
-            Some((text, ..)) => Err(Error::usage(format!("{key}: no parameter is called {text:?}"))
-                .expected(format!("a pattern of whole names, as {example}"))
-                .hint("`paligemma show MODEL --tensors` lists the names")),
-        }
-    }
-}
-
 impl Selection {
     /// What `recipe` makes learn of a checkpoint, in a run of `total` steps.
     ///
@@ -109,22 +33,7 @@ impl Selection {
     /// `Kind::Usage`: a pattern that is none or matches nothing, nothing that learns, quantised weights that should.
     pub fn new(recipe: &Recipe, checkpoint: &Checkpoint, total: u64) -> Result<Selection> {
         let config = checkpoint.config();
-        let mut paces = Vec::new();
-        for group in &recipe.groups {
-            paces.push(Pace {
-                pattern: Some(group.r#match.clone()),
-                lr_factor: group.lr_factor,
-                schedule: recipe.schedule(&group.course, total)?,
-            });
-        }
-        paces.push(Pace {
-            pattern: None,
-            lr_factor: 1.0,
-            schedule: recipe.schedule(&Course::default(), total)?,
-        });
-        let mut groups = Patterns::new(recipe.groups.iter().map(|group| group.r#match.as_str()))?;
-        let mut freeze = Patterns::new(recipe.freeze.iter().map(String::as_str))?;
-        let decay = pattern(recipe.weight_decay_on())?;
+        let mut rules = Rules::new(recipe, total)?;
         let is_plain = |dtype: DType| if dtype == DType::BF16 { DType::BF16 } else { DType::F32 };
         let held = |stored: Form| match (recipe.dtype, stored) {
             (ComputeType::F32, _) => Form::Plain(DType::F32),
@@ -135,7 +44,7 @@ impl Selection {
         let mut quantised = None;
         for named in names::tensors(config, false) {
             let form = held(checkpoint.form(&named.name).unwrap_or(Form::Plain(DType::F32)));
-            let is_frozen = freeze.first(&[named.key, &named.name]).is_some();
+            let is_frozen = rules.is_frozen(&[named.key, &named.name]);
             if recipe.lora.is_some() || is_frozen {
                 frozen.push((named, form));
                 continue;
@@ -144,9 +53,7 @@ impl Selection {
                 quantised.get_or_insert(named.name.clone());
                 continue;
             };
-            let pace = groups.first(&[named.key, &named.name]).unwrap_or(paces.len() - 1);
-            let decays = recipe.weight_decay > 0.0
-                && [named.key, &named.name].iter().any(|name| decay.is_match(name).unwrap_or(false));
+            let (pace, decays) = rules.of(&[named.key, &named.name]);
             let dtype = is_plain(dtype);
             let has_master = dtype == DType::BF16 && recipe.master_dtype == KeptType::F32;
             wanted.push(Wanted { name: named.name, shape: named.shape, pace, decays, dtype, has_master });
@@ -169,8 +76,7 @@ impl Selection {
                 };
                 for (half, shape) in [("lora_a", [lora.rank, inputs]), ("lora_b", [out, lora.rank])] {
                     let name = format!("{layer}.{half}");
-                    let pace = groups.first(&[&name]).unwrap_or(paces.len() - 1);
-                    let decays = recipe.weight_decay > 0.0 && decay.is_match(&name).unwrap_or(false);
+                    let (pace, decays) = rules.of(&[&name]);
                     let has_master = dtype == DType::BF16 && recipe.master_dtype == KeptType::F32;
                     wanted.push(Wanted { name, shape: shape.to_vec(), pace, decays, dtype, has_master });
                 }
@@ -185,9 +91,7 @@ impl Selection {
                 ));
             }
         }
-        let example = "img/.* or vision_tower\\..*";
-        freeze.check_all_matched("freeze", example)?;
-        groups.check_all_matched("groups.match", example)?;
+        rules.check_all_matched("img/.* or vision_tower\\..*")?;
         if let Some(name) = quantised {
             return Err(Error::usage(format!("{name} shall learn and is quantised"))
                 .expected("plain numbers, or adapters beside it")
@@ -196,37 +100,8 @@ impl Selection {
         if wanted.is_empty() {
             return Err(Error::usage("nothing learns: freeze names every parameter"));
         }
-        Ok(Selection { paces, wanted, frozen })
+        Ok(Selection { paces: rules.paces, wanted, frozen })
     }
-}
-
-/// What is kept of a parameter that learns, beside what the model computes with.
-#[derive(Debug)]
-struct Learning {
-    wanted: Wanted,
-    /// The same in f32, from which the model's is rounded after each step.
-    master: Option<Tensor>,
-    state: State,
-}
-
-impl Learning {
-    fn update(&mut self, optimiser: &Optimiser, weight: &mut Tensor, gradient: &[f32], rate: &Rate) {
-        let (state, shape) = (&mut self.state, &self.wanted.shape[..]);
-        match (&mut self.master, self.wanted.dtype) {
-            (Some(master), _) => {
-                optimiser.update(state, Numbers::F32(master.as_f32_mut()), shape, gradient, rate);
-                round(master.as_f32(), weight.as_bf16_mut());
-            }
-            (None, DType::BF16) => {
-                optimiser.update(state, Numbers::Bf16(weight.as_bf16_mut()), shape, gradient, rate);
-            }
-            (None, _) => optimiser.update(state, Numbers::F32(weight.as_f32_mut()), shape, gradient, rate),
-        }
-    }
-}
-
-fn round(wide: &[f32], narrow: &mut [bf16]) {
-    narrow.iter_mut().zip(wide).for_each(|(x, &wide)| *x = bf16::from_f32(wide));
 }
 
 /// A model that learns.
@@ -237,87 +112,6 @@ pub(super) struct Parameters {
     learner: Learner,
     /// What all adapters have in common, with the layers that have one.
     lora: Option<(LoraRecipe, Vec<String>)>,
-}
-
-/// All that a step needs beside the model.
-#[derive(Debug)]
-struct Learner {
-    optimiser: Optimiser,
-    paces: Vec<Pace>,
-    lr: f64,
-    weight_decay: f32,
-    clip: Option<f64>,
-    /// Whether a parameter is updated as soon as its gradient is whole.
-    is_fused: bool,
-    learning: Vec<Learning>,
-}
-
-/// Whether gradients are never held for a whole model: there is no norm to wait for, and no sum.
-pub(super) fn is_fused(recipe: &Recipe) -> bool {
-    recipe.clip == 0.0 && recipe.micro_batch() == recipe.batch
-}
-
-/// The gradients of a step, as they come.
-struct Gradients {
-    step: u64,
-    /// So far, of each parameter.
-    sums: Vec<Option<Tensor>>,
-    /// Parts that have come.
-    parts: Vec<usize>,
-    squares: Vec<f64>,
-    /// A parameter whose gradient is not finite; nothing is updated from then on.
-    broken: Option<usize>,
-}
-
-impl Gradients {
-    fn new(step: u64, count: usize) -> Gradients {
-        Gradients {
-            step,
-            sums: vec![None; count],
-            parts: vec![0; count],
-            squares: vec![0.0; count],
-            broken: None,
-        }
-    }
-
-    fn add(&mut self, id: usize, part: Contribution, shape: &[usize]) {
-        match &mut self.sums[id] {
-            Some(sum) => part.add_to(sum),
-            none => *none = Some(part.into_tensor(shape)),
-        }
-        self.parts[id] += 1;
-    }
-}
-
-impl Learner {
-    /// A part of a gradient, of a step whose updates are fused with it.
-    fn hear(&mut self, gradients: &mut Gradients, id: usize, weight: &mut Tensor, part: Contribution) {
-        gradients.add(id, part, &self.learning[id].wanted.shape);
-        // The embedding table is the head too: its gradient is whole when both have come.
-        let is_table = self.learning[id].wanted.name.ends_with(".embed_tokens.weight");
-        if gradients.parts[id] == 1 + usize::from(is_table) {
-            let Some(sum) = gradients.sums[id].take() else { return };
-            gradients.squares[id] = sum_of_squares(sum.as_f32());
-            if !gradients.squares[id].is_finite() {
-                gradients.broken.get_or_insert(id);
-            }
-            if gradients.broken.is_none() {
-                self.update(id, weight, sum.as_f32(), gradients.step);
-            }
-        }
-    }
-
-    fn update(&mut self, id: usize, weight: &mut Tensor, gradient: &[f32], step: u64) {
-        let wanted = &self.learning[id].wanted;
-        let pace = &self.paces[wanted.pace];
-        let rate = Rate {
-            step,
-            lr: (self.lr * pace.lr_factor) as f32,
-            schedule: pace.schedule.at(step) as f32,
-            decay: if wanted.decays { self.weight_decay } else { 0.0 },
-        };
-        self.learning[id].update(&self.optimiser, weight, gradient, &rate);
-    }
 }
 
 impl Parameters {
@@ -391,26 +185,10 @@ impl Parameters {
         };
         let model = PaliGemma::load(config, &mut Weights::new(&mut get).with_adapters(&adapter))?
             .with_sliding_window(recipe.model.sliding_window);
-        let optimiser = recipe.optimiser();
-        let state = match recipe.state_dtype {
-            KeptType::F32 => DType::F32,
-            KeptType::Bf16 => DType::BF16,
-        };
-        let learning = selection.wanted.iter().zip(starts).map(|(wanted, start)| Learning {
-            master: start
-                .or_else(|| wanted.has_master.then(|| halves.get(wanted.name.as_str()).cloned()).flatten()),
-            state: optimiser.new_state(&wanted.shape, state),
-            wanted: wanted.clone(),
+        let masters = selection.wanted.iter().zip(starts).map(|(wanted, start)| {
+            start.or_else(|| wanted.has_master.then(|| halves.get(wanted.name.as_str()).cloned()).flatten())
         });
-        let learner = Learner {
-            optimiser,
-            paces: selection.paces.clone(),
-            lr: recipe.lr.unwrap_or(0.0),
-            weight_decay: recipe.weight_decay as f32,
-            clip: (recipe.clip > 0.0).then_some(recipe.clip),
-            is_fused: is_fused(recipe),
-            learning: learning.collect(),
-        };
+        let learner = Learner::new(recipe, &selection.paces, &selection.wanted, masters);
         Ok(Parameters { config: config.clone(), model, learner, lora })
     }
 
@@ -421,7 +199,7 @@ impl Parameters {
 
     /// The learning rate of a step, of the parameters that no group has.
     pub(super) fn lr(&self, step: u64) -> f64 {
-        self.learner.lr * self.learner.paces.last().map_or(1.0, |pace| pace.schedule.at(step))
+        self.learner.lr(step)
     }
 
     /// Learns a batch, so many lessons at a time → its loss and the norm of its gradients, before clipping.
@@ -438,15 +216,15 @@ impl Parameters {
     ) -> Result<(f64, f64)> {
         let options = &LossOptions { batch: Some(BatchSize::of(batch)), ..*options };
         let Parameters { model, learner, .. } = self;
-        let mut gradients = Gradients::new(step, learner.learning.len());
+        let mut gradients = learner.gradients(step);
         let mut loss = 0.0;
         for part in batch.chunks(together) {
-            loss += match learner.is_fused {
+            loss += match learner.is_fused() {
                 true => model.learn(part, options, None, &mut |id, weight, part| {
                     learner.hear(&mut gradients, id, weight, part);
                 }),
                 false => model.loss_and_gradients(part, options, None, &mut |id, part| {
-                    gradients.add(id, part, &learner.learning[id].wanted.shape);
+                    learner.add(&mut gradients, id, part);
                 }),
             }?
             .value;
@@ -454,110 +232,27 @@ impl Parameters {
                 return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
             }
         }
-        if !learner.is_fused {
-            for (sum, squares) in gradients.sums.iter().zip(&mut gradients.squares) {
-                *squares = sum.as_ref().map_or(0.0, |sum| sum_of_squares(sum.as_f32()));
-            }
-            gradients.broken = gradients.squares.iter().position(|squares| !squares.is_finite());
-        }
-        if let Some(id) = gradients.broken {
-            let name = &learner.learning[id].wanted.name;
-            return Err(Error::new(Kind::Training, format!("the gradient of {name} is not finite")));
-        }
-        let norm = gradients.squares.iter().sum::<f64>().sqrt();
-        let factor = learner.clip.filter(|&clip| norm > clip).map_or(1.0, |clip| (clip / norm) as f32);
-        for id in 0..learner.learning.len() {
-            let sum = gradients.sums[id].take();
-            let mut sum = match gradients.parts[id] {
-                // What took no part in the loss has a gradient of zeros: its momenta fade, and it decays.
-                0 => Tensor::zeros(&learner.learning[id].wanted.shape),
-                _ => match sum {
-                    Some(sum) => sum,
-                    None => continue,
-                },
-            };
-            if factor != 1.0 {
-                sum.as_f32_mut().iter_mut().for_each(|x| *x *= factor);
-            }
-            if let Some(weight) = model.wanted_mut(id) {
-                learner.update(id, weight, sum.as_f32(), step);
-            }
-        }
+        let norm = learner.finish(gradients, model, PaliGemma::wanted_mut)?;
         Ok((loss, norm))
     }
 
-    /// What counts of what learns: each name with its numbers, those that the next ones are made of.
+    /// [`Learner::kept`] of the model.
     pub(super) fn kept(&self) -> Vec<(String, Tensor)> {
-        let mut weights: Vec<Option<&Tensor>> = vec![None; self.learner.learning.len()];
-        for parameter in self.model.parameters() {
-            if let Some(id) = parameter.id() {
-                weights[id] = Some(parameter.tensor());
-            }
-        }
-        let learning = self.learner.learning.iter().zip(weights);
-        let kept = learning.filter_map(|(l, weight)| Some((l, l.master.as_ref().or(weight)?)));
-        kept.map(|(l, kept)| (l.wanted.name.clone(), kept.reshape(&l.wanted.shape))).collect()
+        self.learner.kept(self.model.parameters())
     }
 
-    /// What the optimiser keeps: `NAME/first` and so on with type, length and bytes.
-    pub(super) fn optimiser_state(&self) -> impl Iterator<Item = (String, DType, usize, &[u8])> {
-        self.learner.learning.iter().flat_map(|l| {
-            l.state.kept.iter().map(|(what, kept)| {
-                (format!("{}/{what}", l.wanted.name), kept.dtype(), kept.len(), kept.bytes())
-            })
-        })
+    /// [`Learner::optimiser_state`]
+    pub(super) fn optimiser_state(&self) -> Vec<Part<'_>> {
+        self.learner.optimiser_state()
     }
 
-    /// Takes up what [`Parameters::kept`] and [`Parameters::optimiser_state`] gave; both by name.
-    ///
-    /// # Errors
-    /// What `weights` and `state` return; a tensor of another type or shape.
+    /// [`Learner::restore`]
     pub(super) fn restore(
         &mut self,
         weights: &dyn Fn(&str) -> Result<Tensor>,
         state: &dyn Fn(&str) -> Result<Tensor>,
     ) -> Result<()> {
-        let check = |name: &str, tensor: &Tensor, dtype: DType, shape: &[usize]| {
-            if tensor.dtype() == dtype && tensor.shape() == shape {
-                return Ok(());
-            }
-            Err(Error::model(format!(
-                "\"{name}\" of the saved state is {} {:?}",
-                tensor.dtype(),
-                tensor.shape()
-            ))
-            .expected(format!("{dtype} {shape:?}, as the recipe says")))
-        };
-        for (id, learning) in self.learner.learning.iter_mut().enumerate() {
-            let name = &learning.wanted.name;
-            let tensor = weights(name)?;
-            let dtype = if learning.master.is_some() { DType::F32 } else { learning.wanted.dtype };
-            check(name, &tensor, dtype, &learning.wanted.shape)?;
-            for (what, kept) in &mut learning.state.kept {
-                let name = format!("{name}/{what}");
-                let tensor = state(&name)?;
-                check(&name, &tensor, kept.dtype(), &[kept.len()])?;
-                kept.bytes_mut().copy_from_slice(tensor.bytes());
-            }
-            let Some(weight) = self.model.wanted_mut(id) else { continue };
-            match &mut learning.master {
-                Some(master) => {
-                    round(tensor.as_f32(), weight.as_bf16_mut());
-                    *master = owned(&tensor, DType::F32);
-                }
-                None => *weight = owned(&tensor.reshape(weight.shape()), dtype),
-            }
-        }
-        Ok(())
-    }
-
-    /// A parameter that holds a number that is not finite.
-    pub(super) fn broken(&self) -> Option<String> {
-        let is_broken = |(_, kept): &(String, Tensor)| match kept.dtype() {
-            DType::F32 => !sum_of_squares(kept.as_f32()).is_finite(),
-            _ => kept.as_bf16().iter().any(|x| !x.is_finite()),
-        };
-        self.kept().into_iter().find(is_broken).map(|(name, _)| name)
+        self.learner.restore(&mut self.model, PaliGemma::wanted_mut, weights, state)
     }
 
     /// The adapters as they are now.
@@ -575,14 +270,6 @@ impl Parameters {
     /// The shape of the model.
     pub(super) fn config(&self) -> &Config {
         &self.config
-    }
-}
-
-/// A tensor of its own, that may change in place: what the checkpoint maps is not ours.
-fn owned(tensor: &Tensor, dtype: DType) -> Tensor {
-    match dtype {
-        DType::BF16 => Tensor::from_bf16(tensor.cast(DType::BF16).as_bf16().to_vec(), tensor.shape()),
-        _ => Tensor::from_f32(tensor.to_f32_vec(), tensor.shape()),
     }
 }
 

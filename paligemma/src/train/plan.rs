@@ -2,7 +2,8 @@
 
 use paligemma_tensor::DType;
 
-use super::parameters::{Selection, is_fused};
+use super::learner::{Wanted, is_fused};
+use super::parameters::Selection;
 use super::recipe::{KeptType, LoraRecipe, OptimiserName, Recipe};
 use crate::checkpoint::{Checkpoint, available_memory};
 use crate::config::{Config, GemmaGeneration};
@@ -42,13 +43,13 @@ impl Plan {
         let optimiser = recipe.optimiser();
         let wanted = &selection.wanted;
         let frozen: u64 = selection.frozen.iter().map(|(named, form)| form.num_bytes(&named.shape)).sum();
-        let elements = |w: &super::parameters::Wanted| w.len() as u64;
+        let elements = |w: &Wanted| w.len() as u64;
         let gradient_bytes = wanted.iter().map(|w| 4 * elements(w));
         let gradients = match is_fused(recipe) {
             false => gradient_bytes.sum(),
             // One at a time, beside that of the embedding table, which is whole only at the end.
             true => {
-                let is_table = |w: &&super::parameters::Wanted| w.name.ends_with(".embed_tokens.weight");
+                let is_table = |w: &&Wanted| w.name.ends_with(".embed_tokens.weight");
                 gradient_bytes.max().unwrap_or(0)
                     + wanted.iter().filter(is_table).map(|w| 4 * elements(w)).sum::<u64>()
             }
@@ -168,9 +169,7 @@ fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: Ex
     );
     // Below the first layer that learns nothing is kept.
     let first = |head: &str| {
-        let layer = |w: &super::parameters::Wanted| {
-            w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok()
-        };
+        let layer = |w: &Wanted| w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok();
         selection.wanted.iter().filter_map(layer).min()
     };
     let (d, m) = (n(v.hidden_size), n(v.intermediate_size));

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::optimiser::Optimiser;
 use super::schedule::{Decay, Schedule};
+use crate::config::limits;
 use crate::data::Augmentation;
 use crate::image::Choice;
 use crate::model::VqVaeOptions;
@@ -93,6 +94,21 @@ pub const KEYS: &[(&str, &str)] = &[
     ("vqvae.commitment", "factor of the encoder's commitment to the codebook"),
     ("vqvae.revive_below", "entries that fewer masks choose in a step are put on others; 0 never does"),
     ("vqvae.held_out", "masks that are held out, to be encoded and decoded in an evaluation"),
+    ("siglip.tokenizer", "the tokenizer file of the text encoder"),
+    ("siglip.lower", "make texts lower case, as big_vision does (A to Z only)"),
+    ("siglip.temperature", "by which products of embeddings are multiplied at first"),
+    ("siglip.bias", "what is added to them at first"),
+    ("siglip.vision.image_size", "side of the square image in pixels"),
+    ("siglip.vision.patch", "side of a patch in pixels"),
+    ("siglip.vision.width", "width of the image encoder and of both embeddings"),
+    ("siglip.vision.depth", "its blocks"),
+    ("siglip.vision.mlp", "width of its MLPs"),
+    ("siglip.vision.heads", "its attention heads"),
+    ("siglip.text.length", "tokens of every text: cut, or filled up with EOS"),
+    ("siglip.text.width", "width of the text encoder"),
+    ("siglip.text.depth", "its blocks"),
+    ("siglip.text.mlp", "width of its MLPs"),
+    ("siglip.text.heads", "its attention heads"),
 ];
 
 /// Keys that may differ when a run goes on: they change no weight.
@@ -150,6 +166,7 @@ pub struct Recipe {
     pub groups: Vec<GroupRecipe>,
     pub lora: Option<LoraRecipe>,
     pub vqvae: Option<VqVaeRecipe>,
+    pub siglip: Option<SiglipRecipe>,
 }
 
 impl Default for Recipe {
@@ -197,6 +214,7 @@ impl Default for Recipe {
             groups: Vec::new(),
             lora: None,
             vqvae: None,
+            siglip: None,
         }
     }
 }
@@ -350,6 +368,70 @@ impl Default for VqVaeRecipe {
     fn default() -> VqVaeRecipe {
         let VqVaeOptions { decay, commitment, revive_below } = VqVaeOptions::default();
         VqVaeRecipe { codebook_decay: decay, commitment, revive_below, held_out: 500 }
+    }
+}
+
+/// SigLIP's two towers, in place of a PaliGemma: they learn which pictures and suffixes belong together. The sizes are
+/// So400m's at 224 px.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "KEYS says what each is")]
+pub struct SiglipRecipe {
+    pub tokenizer: PathBuf,
+    pub lower: bool,
+    pub temperature: f64,
+    pub bias: f64,
+    pub vision: VisionTowerRecipe,
+    pub text: TextTowerRecipe,
+}
+
+impl Default for SiglipRecipe {
+    fn default() -> SiglipRecipe {
+        SiglipRecipe {
+            tokenizer: PathBuf::new(),
+            lower: true,
+            temperature: 10.0,
+            bias: -10.0,
+            vision: VisionTowerRecipe::default(),
+            text: TextTowerRecipe::default(),
+        }
+    }
+}
+
+/// The sizes of the image encoder.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "KEYS says what each is")]
+pub struct VisionTowerRecipe {
+    pub image_size: usize,
+    pub patch: usize,
+    pub width: usize,
+    pub depth: usize,
+    pub mlp: usize,
+    pub heads: usize,
+}
+
+impl Default for VisionTowerRecipe {
+    fn default() -> VisionTowerRecipe {
+        VisionTowerRecipe { image_size: 224, patch: 14, width: 1152, depth: 27, mlp: 4304, heads: 16 }
+    }
+}
+
+/// The sizes of the text encoder.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "KEYS says what each is")]
+pub struct TextTowerRecipe {
+    pub length: usize,
+    pub width: usize,
+    pub depth: usize,
+    pub mlp: usize,
+    pub heads: usize,
+}
+
+impl Default for TextTowerRecipe {
+    fn default() -> TextTowerRecipe {
+        TextTowerRecipe { length: 16, width: 1152, depth: 27, mlp: 4304, heads: 16 }
     }
 }
 
@@ -528,6 +610,8 @@ impl Recipe {
         };
         if let Some(vqvae) = &self.vqvae {
             self.check_vqvae(vqvae)?;
+        } else if let Some(siglip) = &self.siglip {
+            self.check_siglip(siglip)?;
         } else if self.model.init.is_empty() {
             return Err(Error::usage("the recipe does not say where the weights come from")
                 .expected("model.init: a folder, a file, a big_vision name or a Hub id")
@@ -674,6 +758,7 @@ impl Recipe {
             ("eval", self.eval.is_some()),
             ("groups", !self.groups.is_empty()),
             ("lora", self.lora.is_some()),
+            ("siglip", self.siglip.is_some()),
             ("dropout", self.dropout != 0.0),
             ("label_smoothing", self.label_smoothing != 0.0),
             ("z_loss", self.z_loss != 0.0),
@@ -695,6 +780,92 @@ impl Recipe {
                     Error::usage(format!("{key} is {value}")).expected(format!("a number from 0 to {most}"))
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses what means nothing to SigLIP's two towers, and sizes that are none.
+    fn check_siglip(&self, siglip: &SiglipRecipe) -> Result<()> {
+        let wrong = |key: &str, value: &dyn std::fmt::Display, expected: &str| {
+            Err(Error::usage(format!("{key} is {value}")).expected(expected))
+        };
+        if let Some(micro) = self.micro_batch.filter(|&micro| micro != self.batch) {
+            return wrong(
+                "micro_batch",
+                &micro,
+                &format!("the batch, which is {}: every image is compared with every text of it", self.batch),
+            );
+        }
+        let usual = Recipe::default();
+        let is_asked =
+            |source: &Source| !source.prefix.is_empty() && source.prefix != Source::default().prefix;
+        let eval = self.eval.as_ref();
+        let others = [
+            ("text_len", self.text_len != usual.text_len),
+            ("lora", self.lora.is_some()),
+            ("loss", self.loss != usual.loss),
+            ("label_smoothing", self.label_smoothing != 0.0),
+            ("z_loss", self.z_loss != 0.0),
+            ("dropout", self.dropout != 0.0),
+            ("model.tokenizer", self.model.tokenizer.is_some()),
+            ("model.sliding_window", self.model.sliding_window != usual.model.sliding_window),
+            ("model.final_softcap", self.model.final_softcap != usual.model.final_softcap),
+            ("data.NAME.prefix", self.data.values().any(is_asked)),
+            ("eval.prefix", eval.is_some_and(|eval| is_asked(&eval.source))),
+            ("eval.answers", eval.is_some_and(|eval| eval.answers)),
+        ];
+        if let Some((key, _)) = others.iter().find(|(_, is_given)| *is_given) {
+            return Err(Error::usage(format!("{key} means nothing to SigLIP's two towers")).hint(
+                match *key {
+                    "text_len" => "siglip.text.length is the length of texts",
+                    "model.tokenizer" => "siglip.tokenizer is its tokenizer",
+                    _ => "leave it out",
+                },
+            ));
+        }
+        if siglip.tokenizer.as_os_str().is_empty() {
+            return Err(Error::usage("the recipe does not say what tokenizer the texts have")
+                .expected("siglip.tokenizer: a tokenizer.json or a SentencePiece model"));
+        }
+        if !(siglip.temperature > 0.0 && siglip.temperature <= 1e6) {
+            return wrong("siglip.temperature", &siglip.temperature, "a number above 0, at most 1000000");
+        }
+        if !(siglip.bias.abs() <= 1e6) {
+            return wrong("siglip.bias", &siglip.bias, "a number from -1000000 to 1000000");
+        }
+        let SiglipRecipe { vision, text, .. } = siglip;
+        for (key, value, most) in [
+            ("siglip.vision.image_size", vision.image_size, limits::IMAGE_SIDE),
+            ("siglip.vision.patch", vision.patch, limits::PATCH_SIDE),
+            ("siglip.vision.width", vision.width, limits::DIMENSION),
+            ("siglip.vision.depth", vision.depth, limits::LAYERS),
+            ("siglip.vision.mlp", vision.mlp, limits::DIMENSION),
+            ("siglip.vision.heads", vision.heads, limits::HEADS),
+            ("siglip.text.length", text.length, limits::IMAGE_TOKENS),
+            ("siglip.text.width", text.width, limits::DIMENSION),
+            ("siglip.text.depth", text.depth, limits::LAYERS),
+            ("siglip.text.mlp", text.mlp, limits::DIMENSION),
+            ("siglip.text.heads", text.heads, limits::HEADS),
+        ] {
+            if value == 0 || value > most {
+                return wrong(key, &value, &format!("1 to {most}"));
+            }
+        }
+        for (key, value, part, of) in [
+            ("siglip.vision.patch", vision.patch, "image_size", vision.image_size),
+            ("siglip.vision.heads", vision.heads, "width", vision.width),
+            ("siglip.text.heads", text.heads, "width", text.width),
+        ] {
+            if !of.is_multiple_of(value) {
+                return wrong(key, &value, &format!("a divisor of the {part}, which is {of}"));
+            }
+        }
+        if (vision.image_size / vision.patch).pow(2) > limits::IMAGE_TOKENS {
+            return wrong(
+                "siglip.vision.patch",
+                &vision.patch,
+                &format!("one that makes at most {} tokens of an image", limits::IMAGE_TOKENS),
+            );
         }
         Ok(())
     }
@@ -729,6 +900,10 @@ impl Recipe {
         match (&self.weight_decay_on, self.optimiser) {
             (Some(pattern), _) => pattern,
             (None, OptimiserName::AdamW) => ".*",
+            // SigLIP's towers have transformers' names only.
+            (None, _) if self.siglip.is_some() => {
+                r".*\.(patch_embedding|[qkv]_proj|out_proj|fc1|fc2)\.weight|text_model\.head\.weight"
+            }
             (None, _) => ".*/kernel",
         }
     }
@@ -828,7 +1003,8 @@ impl Recipe {
             source.files.iter_mut().chain(&mut source.image_dir).try_for_each(absolute)?;
         }
         let lora = self.lora.iter_mut().filter_map(|lora| lora.init.as_mut());
-        self.model.tokenizer.iter_mut().chain(lora).try_for_each(absolute)?;
+        let tokenizer = self.siglip.iter_mut().map(|siglip| &mut siglip.tokenizer);
+        self.model.tokenizer.iter_mut().chain(lora).chain(tokenizer).try_for_each(absolute)?;
         absolute(&mut self.out)?;
         if Path::new(&self.model.init).exists() {
             let mut path = PathBuf::from(&self.model.init);
@@ -1006,7 +1182,7 @@ mod tests {
             "decay" => "linear",
             "preprocess" => "hf",
             "recompute" | "tensorboard" | "sliding_window" | "answers" => "true",
-            "antialias" | "final_softcap" | "resize" => "false",
+            "antialias" | "final_softcap" | "resize" | "lower" => "false",
             "label_smoothing" | "dropout" | "jpeg" | "warmup" | "cooldown" | "b1" | "b2" | "eps"
             | "momentum" => "0.25",
             "crop" => "0.01",

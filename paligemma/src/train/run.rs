@@ -1,34 +1,28 @@
-//! A run: everything opened and checked, then step after step, saved, measured and stopped as asked.
+//! A PaliGemma's run: everything opened and checked, then trained.
 
 use std::collections::HashMap;
-use std::fs;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use paligemma_tensor::{DType, Isa, Tensor, peak_rss};
-use serde_json::json;
+use paligemma_tensor::{DType, Tensor};
+use serde_json::Value;
 
-use super::metrics::{EvalLine, Record, StepLine};
-use super::parameters::{Parameters, Selection, is_fused};
+use super::batches::{Batches, open_data, open_eval};
+use super::metrics::EvalLine;
+use super::parameters::{Parameters, Selection};
 use super::plan::{ExampleSize, Plan};
-use super::recipe::{EvalRecipe, Loss, OnErrorName, Recipe, Source};
-use super::state::{self, Disk, Lock, Position};
+use super::recipe::{EvalRecipe, Loss, Recipe};
+use super::state::Part;
+use super::steps::{Event, Learned, Outcome, Run, Trainer, told};
 use crate::checkpoint::{Checkpoint, companions, dequantise, write_folder};
-use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready, Template};
+use crate::data::{Mixture, Preparation, Ready};
 use crate::generate::{Generator, Options, Prompt};
 use crate::model::{Lesson, LossOptions, Mean, dropout_key};
 use crate::session::{load_preprocess, load_tokenizer};
 use crate::text::Tokenizer;
-use crate::{Error, Kind, Result};
-
-/// The recipe's name in a run folder.
-pub const RECIPE: &str = "recipe.toml";
-/// The folder of saved states in a run folder.
-pub(super) const STATES: &str = "state";
-/// The examples of a batch whose loss was not finite.
-const BAD_BATCH: &str = "bad-batch.json";
+use crate::{Error, Result};
 
 /// A recipe with all that it names opened; no weight is read yet.
 #[derive(Debug)]
@@ -42,85 +36,6 @@ pub struct Job {
     eval: Option<(EvalRecipe, Arc<Mixture>)>,
 }
 
-/// What a run tells as it goes.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// It begins at a step, and has so many in all.
-    Begun {
-        /// Steps that were done before.
-        step: u64,
-        /// Steps of the whole run.
-        total: u64,
-    },
-    /// A step is done.
-    Step(StepLine),
-    /// An evaluation is done.
-    Eval(EvalLine),
-    /// A state was saved.
-    Saved(&'a Path),
-    /// An example was left out.
-    Skipped(&'a Error),
-    /// A saved state is damaged; an older one is taken.
-    Damaged(&'a Error),
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Outcome {
-    /// Steps that are done.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub total: u64,
-    /// Whether it was asked to stop.
-    pub is_stopped: bool,
-    /// The last evaluation of this start.
-    pub eval: Option<EvalLine>,
-    /// The loss of the last step of this start.
-    pub loss: Option<f64>,
-}
-
-/// Makes the run folder, takes its lock, finds that it is this recipe's or makes it so, and clears away what a killed run left.
-pub(super) fn claim(recipe: &Recipe) -> Result<Lock> {
-    fs::create_dir_all(&recipe.out).map_err(|e| Error::io(&recipe.out, e))?;
-    let lock = Lock::take(&recipe.out)?;
-    name_it(recipe)?;
-    state::clean(&recipe.out.join(STATES))?;
-    Ok(lock)
-}
-
-/// Writes the recipe into its folder, or finds the same one there.
-fn name_it(recipe: &Recipe) -> Result<()> {
-    let path = recipe.out.join(RECIPE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let earlier = Recipe::read(&text, &path.display().to_string(), &[])?;
-            return recipe.check_same(&earlier);
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io(&path, error)),
-    }
-    if recipe.out.join(STATES).exists() {
-        return Err(Error::usage(format!("{} holds states of a run and no recipe", recipe.out.display()))
-            .hint("give another folder with out=…"));
-    }
-    let environment = json!({
-        "program": concat!("paligemma ", env!("CARGO_PKG_VERSION")),
-        "kernels": Isa::best().name(),
-        "threads": rayon::current_num_threads(),
-    });
-    replace(&recipe.out.join("env.json"), format!("{environment:#}\n").as_bytes())?;
-    replace(&path, recipe.to_toml().as_bytes())
-}
-
-fn open_source(source: &Source) -> Result<Dataset> {
-    let fields = Fields {
-        image: source.image.clone(),
-        prefix: Template::parse(&source.prefix)?,
-        suffix: Template::parse(&source.suffix)?,
-    };
-    Dataset::open(&source.files, source.image_dir.as_deref(), fields)
-}
-
 impl Job {
     /// Opens what a recipe names; `model` is where its model is found.
     ///
@@ -132,20 +47,7 @@ impl Job {
         let preprocess =
             load_preprocess(&checkpoint, recipe.model.preprocess.into(), recipe.model.antialias)?;
         let tokenizer = load_tokenizer(&checkpoint, recipe.model.tokenizer.as_deref())?;
-        let mut parts = Vec::new();
-        for (name, source) in &recipe.data {
-            let dataset = open_source(source).map_err(|error| error.at(format!("data.{name}")))?;
-            let weight = recipe.mix.get(name).copied().unwrap_or(dataset.len() as f64);
-            parts.push(Part { name: name.clone(), dataset, weight });
-        }
-        let mixture = Mixture::new(recipe.seed, parts)?;
-        let eval = match &recipe.eval {
-            Some(eval) => {
-                let dataset = open_source(&eval.source).map_err(|error| error.at("eval"))?;
-                Some((eval.clone(), Arc::new(Mixture::in_order("eval", dataset)?)))
-            }
-            None => None,
-        };
+        let (mixture, eval) = (open_data(&recipe)?, open_eval(&recipe)?);
         let total = recipe.num_steps(mixture.num_examples());
         let selection = Selection::new(&recipe, &checkpoint, total)?;
         let preparation = Preparation {
@@ -155,7 +57,7 @@ impl Job {
             text_len: recipe.text_len,
             augmentation: recipe.augmentation(),
         };
-        Ok(Job { recipe, checkpoint, mixture: Arc::new(mixture), preparation, selection, total, eval })
+        Ok(Job { recipe, checkpoint, mixture, preparation, selection, total, eval })
     }
 
     /// The recipe.
@@ -256,8 +158,8 @@ impl Job {
         examples.iter().map(lesson).collect()
     }
 
-    fn states(&self) -> PathBuf {
-        self.recipe.out.join(STATES)
+    fn as_run(&self) -> Run<'_> {
+        Run { recipe: &self.recipe, total: self.total }
     }
 
     /// Trains, from where the run folder is, up to step `until` of the run or its end. `listen` hears what happens, and
@@ -271,167 +173,21 @@ impl Job {
         until: Option<u64>,
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome> {
-        let out = &self.recipe.out;
-        let _lock = claim(&self.recipe)?;
-        let saved = state::latest(&self.states(), &mut |error| {
-            // Whoever wants to stop will say so again.
-            let _ = listen(Event::Damaged(error));
-        })?;
-        let mut at = saved.as_ref().map_or(Position::default(), |saved| saved.position);
-        let end = until.map_or(self.total, |until| until.min(self.total));
-        let mut outcome =
-            Outcome { step: at.step, total: self.total, is_stopped: false, eval: None, loss: None };
-        if at.step >= end {
-            return Ok(outcome);
-        }
-        self.check_memory()?;
-        let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
-        if let Some(saved) = &saved {
-            let tensor = |name: &str| saved.weights.tensor(name);
-            parameters
-                .restore(&tensor, &|name| saved.optimiser.tensor(name))
-                .map_err(|error| error.at(saved.path.display().to_string()))?;
-        }
-        drop(saved);
-        let mut record = Record::open(out, at.step, self.recipe.tensorboard)?;
-        let on_error = match self.recipe.on_error {
-            OnErrorName::Stop => OnError::Stop,
-            OnErrorName::Skip => OnError::Skip,
-        };
-        let (threads, batch) = (self.recipe.loader_threads, self.recipe.batch);
-        let mut loader = Loader::new(
-            self.mixture.clone(),
-            self.preparation.clone(),
-            on_error,
-            at.draws..u64::MAX,
-            threads,
-            2 * batch,
-        )?;
-        let mut is_stopped = listen(Event::Begun { step: at.step, total: self.total }).is_break();
-        let mut pace = Pace::new();
-        let mut last_save = at.step;
-        while at.step < end && !is_stopped {
-            let mut examples = Vec::with_capacity(batch);
-            while examples.len() < batch {
-                let skipped = &mut |error: &Error| is_stopped |= listen(Event::Skipped(error)).is_break();
-                match loader.next(skipped)? {
-                    Some(ready) => examples.push(ready),
-                    None => return Err(Error::input("the data has no more draws")),
-                }
+        self.as_run().train(until, listen, |first, saved| {
+            self.check_memory()?;
+            let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
+            if let Some(saved) = saved {
+                parameters
+                    .restore(&|name| saved.weights.tensor(name), &|name| saved.optimiser.tensor(name))
+                    .map_err(|error| error.at(saved.path.display().to_string()))?;
             }
-            let lessons = self.lessons(&examples, at.step);
-            let stepped = parameters.step(at.step, &lessons, self.recipe.micro_batch(), &self.loss_options());
-            drop(lessons);
-            let (loss, norm) = match stepped {
-                Ok(done) => done,
-                Err(error) if error.kind() == Kind::Training => {
-                    return Err(self.stop_broken(error, &mut parameters, &at, &examples));
-                }
-                Err(error) => return Err(error),
-            };
-            let lr = parameters.lr(at.step);
-            at = Position { step: at.step + 1, draws: loader.position(), skipped: at.skipped };
-            outcome.step = at.step;
-            outcome.loss = Some(loss);
-            pace.add(&examples, parameters.config().vision.num_tokens());
-            let (examples_per_s, tokens_per_s) = pace.rates();
-            let line = StepLine {
-                step: at.step,
-                loss,
-                lr,
-                grad_norm: norm,
-                examples_per_s,
-                tokens_per_s,
-                peak_rss_bytes: peak_rss(),
-            };
-            if at.step % self.recipe.log_every == 0 || at.step == end {
-                record.add(&line)?;
-                pace = Pace::new();
-            }
-            is_stopped |= listen(Event::Step(line)).is_break();
-            let is_last = at.step == end || is_stopped;
-            let is_due = |every: Option<u64>| every.is_some_and(|every| every > 0 && at.step % every == 0);
-            if is_due(Some(self.recipe.save_every)) || is_last {
-                let now = Position { skipped: at.skipped + loader.num_skipped(), ..at };
-                let path = self.save(&parameters, &now, last_save == 0)?;
-                last_save = at.step;
-                is_stopped |= listen(Event::Saved(&path)).is_break();
-            }
-            if self.eval.is_some() && (is_due(self.recipe.eval_every) || at.step == self.total) {
-                let started = Instant::now();
-                let line = self.evaluate(&parameters, at.step)?;
-                record.add(&line)?;
-                outcome.eval = Some(line);
-                is_stopped |= listen(Event::Eval(line)).is_break();
-                pace.skip(started.elapsed().as_secs_f64());
-            }
-        }
-        if is_stopped && last_save < at.step {
-            let now = Position { skipped: at.skipped + loader.num_skipped(), ..at };
-            self.save(&parameters, &now, false)?;
-        }
-        outcome.is_stopped = is_stopped && at.step < end;
-        Ok(outcome)
+            let batches = Batches::new(&self.recipe, &self.mixture, &self.preparation, first)?;
+            Ok(Training { job: self, parameters, batches, examples: Vec::new() })
+        })
     }
 
-    /// Keeps what a broken step leaves: its examples, and the weights before it, if they are as they were.
-    fn stop_broken(
-        &self,
-        error: Error,
-        parameters: &mut Parameters,
-        at: &Position,
-        examples: &[Ready],
-    ) -> Error {
-        let list = examples.iter().map(|ready| {
-            json!({ "place": ready.place, "draw": ready.draw.number, "prefix": ready.prefix, "suffix": ready.suffix })
-        });
-        let batch = json!({ "step": at.step + 1, "examples": list.collect::<Vec<_>>() });
-        let path = self.recipe.out.join(BAD_BATCH);
-        // The error that matters is the one that is being told.
-        let _ = replace(&path, format!("{batch:#}\n").as_bytes());
-        if !is_fused(&self.recipe) && at.step > 0 {
-            let _ = self.save(parameters, at, false);
-        }
-        error.at(format!("step {}", at.step + 1)).expected("a finite number").hint(format!(
-            "the batch is told in {}; a lower lr, a longer warmup or clip=1 may help",
-            path.display()
-        ))
-    }
-
-    fn save(&self, parameters: &Parameters, at: &Position, is_first: bool) -> Result<PathBuf> {
-        if let Some(name) = parameters.broken() {
-            return Err(Error::new(
-                Kind::Training,
-                format!("{name} holds a number that is not finite, and is not saved"),
-            )
-            .at(format!("step {}", at.step)));
-        }
-        let kept = parameters.kept();
-        let weights: Vec<state::Part<'_>> = kept
-            .iter()
-            .map(|(name, tensor)| state::Part {
-                name: name.clone(),
-                dtype: tensor.dtype(),
-                shape: tensor.shape().to_vec(),
-                bytes: tensor.bytes(),
-            })
-            .collect();
-        let optimiser: Vec<state::Part<'_>> = parameters
-            .optimiser_state()
-            .map(|(name, dtype, len, bytes)| state::Part { name, dtype, shape: vec![len], bytes })
-            .collect();
-        let path = state::save(&Disk::default(), &self.states(), at, &weights, &optimiser, self.recipe.keep)?;
-        if is_first {
-            // A disk that does not give back what it was given is found out before a day of work is on it.
-            state::check(&path)?;
-        }
-        Ok(path)
-    }
-
-    fn evaluate(&self, parameters: &Parameters, step: u64) -> Result<EvalLine> {
-        let Some((recipe, mixture)) = &self.eval else {
-            return Err(Error::usage("there is nothing to evaluate on"));
-        };
+    fn evaluate(&self, parameters: &Parameters, step: u64) -> Result<Option<EvalLine>> {
+        let Some((recipe, mixture)) = &self.eval else { return Ok(None) };
         let count = mixture.num_examples().min(recipe.examples.unwrap_or(usize::MAX) as u64);
         let options =
             LossOptions { mean: Mean::Example, label_smoothing: 0.0, z_loss: 0.0, ..self.loss_options() };
@@ -468,13 +224,10 @@ impl Job {
                 exact += usize::from(example.suffixes.contains(&text));
             }
         }
-        Ok(EvalLine {
-            step,
-            eval_loss: sum,
-            eval_examples: count as usize,
+        Ok(Some(EvalLine {
             eval_exact: recipe.answers.then(|| exact as f64 / count.max(1) as f64),
-            eval_miou: None,
-        })
+            ..EvalLine::new(step, sum, count as usize)
+        }))
     }
 
     /// Writes the newest saved state as an ordinary checkpoint, its tensors as `dtype` or as those of the model it began
@@ -483,9 +236,7 @@ impl Job {
     /// # Errors
     /// `Kind::Usage`: nothing is saved yet, or `out` exists. A state that is damaged; writing.
     pub fn export(&self, out: &Path, dtype: Option<DType>, merge: bool) -> Result<u64> {
-        let saved = state::latest(&self.states(), &mut |_| ())?;
-        let saved = saved
-            .ok_or_else(|| Error::usage(format!("{} holds no saved state", self.recipe.out.display())))?;
+        let saved = self.as_run().saved()?;
         let mut parameters = Parameters::new(&self.recipe, &self.checkpoint, &self.selection)?;
         parameters.restore(&|name| saved.weights.tensor(name), &|name| saved.optimiser.tensor(name))?;
         let adapter = parameters.adapter();
@@ -519,42 +270,45 @@ impl Job {
     }
 }
 
-/// How fast it goes.
-struct Pace {
-    started: Instant,
-    not_counted: f64,
-    examples: usize,
-    tokens: usize,
+/// A model that learns, and what it learns from.
+struct Training<'a> {
+    job: &'a Job,
+    parameters: Parameters,
+    batches: Batches,
+    /// The last batch.
+    examples: Vec<Ready>,
 }
 
-impl Pace {
-    fn new() -> Pace {
-        Pace { started: Instant::now(), not_counted: 0.0, examples: 0, tokens: 0 }
+impl Trainer for Training<'_> {
+    fn step(&mut self, step: u64, skipped: &mut dyn FnMut(&Error)) -> Result<Learned> {
+        let Training { job, parameters, batches, examples } = self;
+        *examples = batches.next(skipped)?;
+        let lessons = job.lessons(examples, step);
+        let (loss, grad_norm) =
+            parameters.step(step, &lessons, job.recipe.micro_batch(), &job.loss_options())?;
+        let image_tokens = parameters.config().vision.num_tokens();
+        let tokens =
+            examples.iter().map(|ready| ready.pixels.len() * image_tokens + ready.tokens.inputs().len());
+        Ok(Learned { loss, grad_norm, lr: parameters.lr(step), tokens: tokens.sum() })
     }
 
-    fn add(&mut self, examples: &[Ready], image_tokens: usize) {
-        self.examples += examples.len();
-        self.tokens += examples
-            .iter()
-            .map(|ready| ready.pixels.len() * image_tokens + ready.tokens.inputs().len())
-            .sum::<usize>();
+    fn draws(&self) -> u64 {
+        self.batches.position()
     }
 
-    /// Time that was not spent on steps.
-    fn skip(&mut self, seconds: f64) {
-        self.not_counted += seconds;
+    fn batch(&self) -> Option<Value> {
+        Some(told(&self.examples))
     }
 
-    fn rates(&self) -> (f64, f64) {
-        let seconds = (self.started.elapsed().as_secs_f64() - self.not_counted).max(1e-9);
-        (self.examples as f64 / seconds, self.tokens as f64 / seconds)
+    fn weights(&self) -> Vec<(String, Tensor)> {
+        self.parameters.kept()
     }
-}
 
-/// Writes a file whole or not at all, in place of one of that name.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::File::open(&temporary)?.sync_all());
-    written.and_then(|()| fs::rename(&temporary, path)).map_err(|e| Error::io(path, e))
+    fn rest(&self) -> Vec<Part<'_>> {
+        self.parameters.optimiser_state()
+    }
+
+    fn evaluate(&self, step: u64) -> Result<Option<EvalLine>> {
+        self.job.evaluate(&self.parameters, step)
+    }
 }

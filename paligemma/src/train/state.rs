@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use paligemma_tensor::DType;
+use paligemma_tensor::{DType, Tensor};
 use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value, json};
 
@@ -44,6 +44,14 @@ pub(super) struct Part<'a> {
     pub shape: Vec<usize>,
     /// Its elements.
     pub bytes: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    /// A tensor under a name.
+    pub(super) fn of(name: &str, tensor: &'a Tensor) -> Part<'a> {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape().to_vec());
+        Part { name: name.to_owned(), dtype, shape, bytes: tensor.bytes() }
+    }
 }
 
 /// A saved state that is whole.

@@ -1,21 +1,21 @@
 //! A run of the masks' model: it learns masks that are drawn as they are needed, mask number i being a function of i alone.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use paligemma_tensor::{DType, Tensor, peak_rss};
+use paligemma_tensor::{DType, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
+use serde_json::Value;
 
-use super::metrics::{EvalLine, Record, StepLine};
+use super::metrics::EvalLine;
 use super::optimiser::{Numbers, Rate, State, sum_of_squares};
 use super::recipe::{Course, KeptType, Recipe, VqVaeRecipe};
-use super::run::{Event, Outcome, STATES, claim};
 use super::schedule::Schedule;
-use super::state::{self, Disk, Part, Position};
+use super::state::{Part, Saved};
+use super::steps::{Event, Learned, Outcome, Run, Trainer};
 use crate::checkpoint::{safetensors_bytes, write_new};
 use crate::data::playground::{Split, mask_crop};
 use crate::image::MASK_SIDE;
@@ -60,8 +60,8 @@ impl MaskJob {
         &self.recipe
     }
 
-    fn states(&self) -> PathBuf {
-        self.recipe.out.join(STATES)
+    fn as_run(&self) -> Run<'_> {
+        Run { recipe: &self.recipe, total: self.total }
     }
 
     fn options(&self) -> VqVaeOptions {
@@ -78,87 +78,34 @@ impl MaskJob {
         until: Option<u64>,
         listen: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Outcome> {
-        let out = &self.recipe.out;
-        let _lock = claim(&self.recipe)?;
-        let (mut at, mut learner) = self.begin(&mut |error| {
-            // Whoever wants to stop will say so again.
-            let _ = listen(Event::Damaged(error));
-        })?;
-        let end = until.map_or(self.total, |until| until.min(self.total));
-        let mut outcome =
-            Outcome { step: at.step, total: self.total, is_stopped: false, eval: None, loss: None };
-        if at.step >= end {
-            return Ok(outcome);
-        }
-        let mut record = Record::open(out, at.step, self.recipe.tensorboard)?;
-        let mut is_stopped = listen(Event::Begun { step: at.step, total: self.total }).is_break();
         let (seed, batch) = (self.recipe.seed, self.recipe.batch);
-        std::thread::scope(|scope| {
+        self.as_run().train(until, listen, |first, saved| {
+            let learner = self.learner(saved)?;
             let (send, batches) = sync_channel(AHEAD);
-            let first = at.step;
-            scope.spawn(move || {
+            std::thread::spawn(move || {
                 // Ends with the run, which lets go of its side.
-                for step in first..end {
-                    let from = step * batch as u64;
+                for from in (first..).step_by(batch) {
                     if send.send(masks(Split::Train, seed, from, batch)).is_err() {
                         return;
                     }
                 }
             });
-            let mut since = (Instant::now(), at.step);
-            while at.step < end && !is_stopped {
-                let Ok(masks_nhw) = batches.recv() else { break };
-                let (loss, norm) = self.step(&mut learner, at.step, &masks_nhw)?;
-                let lr = self.recipe.lr.unwrap_or(0.0) * self.schedule.at(at.step);
-                at = Position { step: at.step + 1, draws: at.draws + batch as u64, ..at };
-                (outcome.step, outcome.loss) = (at.step, Some(loss));
-                let examples = (at.step - since.1) as f64 * batch as f64;
-                let line = StepLine {
-                    step: at.step,
-                    loss,
-                    lr,
-                    grad_norm: norm,
-                    examples_per_s: examples / since.0.elapsed().as_secs_f64(),
-                    tokens_per_s: 0.0,
-                    peak_rss_bytes: peak_rss(),
-                };
-                if at.step % self.recipe.log_every == 0 || at.step == end {
-                    record.add(&line)?;
-                    since = (Instant::now(), at.step);
-                }
-                is_stopped |= listen(Event::Step(line)).is_break();
-                let is_due = |every: u64| every > 0 && at.step % every == 0;
-                let is_last = at.step == end || is_stopped;
-                if is_due(self.recipe.save_every) || is_last {
-                    let path = self.save(&learner, &at)?;
-                    is_stopped |= listen(Event::Saved(&path)).is_break();
-                }
-                if is_due(self.recipe.eval_every.unwrap_or(0)) || at.step == self.total {
-                    let line = self.evaluate(&learner.model, at.step);
-                    record.add(&line)?;
-                    outcome.eval = Some(line);
-                    is_stopped |= listen(Event::Eval(line)).is_break();
-                }
-            }
-            drop(batches);
-            Ok::<(), Error>(())
-        })?;
-        outcome.is_stopped = is_stopped && at.step < end;
-        Ok(outcome)
+            Ok(Training { job: self, learner, batches, draws: first })
+        })
     }
 
-    /// The newest saved state, or the beginning.
-    fn begin(&self, damaged: &mut dyn FnMut(&Error)) -> Result<(Position, Learner)> {
+    /// As it was saved, or at the beginning.
+    fn learner(&self, saved: Option<&Saved>) -> Result<Learner> {
         let optimiser = self.recipe.optimiser();
         let dtype = match self.recipe.state_dtype {
             KeptType::F32 => DType::F32,
             KeptType::Bf16 => DType::BF16,
         };
         let states = || VqVae::tensors().iter().map(|(_, shape)| optimiser.new_state(shape, dtype)).collect();
-        let Some(saved) = state::latest(&self.states(), damaged)? else {
+        let Some(saved) = saved else {
             let model = VqVae::load(&mut initial(self.recipe.seed))?;
             let average = CodebookAverage::of(&model);
-            return Ok((Position::default(), Learner { model, average, states: states() }));
+            return Ok(Learner { model, average, states: states() });
         };
         let restore = || -> Result<Learner> {
             let model = VqVae::load(&mut |name| saved.weights.tensor(name))?;
@@ -178,8 +125,7 @@ impl MaskJob {
             }
             Ok(Learner { model, average, states })
         };
-        let learner = restore().map_err(|error| error.at(saved.path.display().to_string()))?;
-        Ok((saved.position, learner))
+        restore().map_err(|error| error.at(saved.path.display().to_string()))
     }
 
     /// One step → its loss and the norm of its gradients.
@@ -201,34 +147,9 @@ impl MaskJob {
             return Err(Error::new(
                 Kind::Training,
                 format!("the loss is {loss}, the gradients' norm {norm}"),
-            )
-            .at(format!("step {}", step + 1))
-            .expected("finite numbers")
-            .hint("a lower lr or a longer warmup may help; the saved states are as they were"));
+            ));
         }
         Ok((loss, norm))
-    }
-
-    fn save(&self, learner: &Learner, at: &Position) -> Result<PathBuf> {
-        let named = learner.model.named();
-        let part = |name: &str, tensor: &Tensor| (name.to_string(), tensor.clone());
-        let mut kept = vec![
-            part("average.counts", &learner.average.counts),
-            part("average.sums", &learner.average.sums),
-        ];
-        for (state, (name, _)) in learner.states.iter().zip(&named) {
-            kept.extend(state.kept.iter().map(|(key, numbers)| {
-                let tensor = Tensor::from_bytes(numbers.bytes(), numbers.dtype(), &[numbers.len()]);
-                (format!("{name}.{key}"), tensor)
-            }));
-        }
-        fn view((name, tensor): &(String, Tensor)) -> Part<'_> {
-            let (name, shape) = (name.clone(), tensor.shape().to_vec());
-            Part { name, dtype: tensor.dtype(), shape, bytes: tensor.bytes() }
-        }
-        let weights: Vec<Part<'_>> = named.iter().map(view).collect();
-        let optimiser: Vec<Part<'_>> = kept.iter().map(view).collect();
-        state::save(&Disk::default(), &self.states(), at, &weights, &optimiser, self.recipe.keep)
     }
 
     /// Mean square and mean intersection over union of the held-out masks with what comes back of their codes.
@@ -250,13 +171,7 @@ impl MaskJob {
             }
         }
         let n = count.max(1) as f64;
-        EvalLine {
-            step,
-            eval_loss: square / n,
-            eval_examples: count as usize,
-            eval_exact: None,
-            eval_miou: Some(iou / n),
-        }
+        EvalLine { eval_miou: Some(iou / n), ..EvalLine::new(step, square / n, count as usize) }
     }
 
     /// Writes the newest saved model as a safetensors file of the published names. `out` must not exist. → its step.
@@ -264,15 +179,65 @@ impl MaskJob {
     /// # Errors
     /// `Kind::Usage`: nothing is saved yet, or `out` exists. A state that is damaged; writing.
     pub fn export(&self, out: &Path, dtype: Option<DType>) -> Result<u64> {
-        let (position, learner) = self.begin(&mut |_| ())?;
-        if position.step == 0 {
-            return Err(Error::usage(format!("{} holds no saved state", self.recipe.out.display())));
-        }
+        let saved = self.as_run().saved()?;
+        let learner = self.learner(Some(&saved))?;
         let dtype = dtype.unwrap_or(DType::F32);
         let tensors: Vec<(String, Tensor)> =
             learner.model.named().into_iter().map(|(name, tensor)| (name, tensor.cast(dtype))).collect();
         write_new(out, &safetensors_bytes(&tensors))?;
-        Ok(position.step)
+        Ok(saved.position.step)
+    }
+}
+
+/// A model that learns, and the masks that are drawn for it.
+struct Training<'a> {
+    job: &'a MaskJob,
+    learner: Learner,
+    batches: Receiver<Tensor>,
+    draws: u64,
+}
+
+impl Trainer for Training<'_> {
+    fn step(&mut self, step: u64, _skipped: &mut dyn FnMut(&Error)) -> Result<Learned> {
+        let Training { job, learner, batches, draws } = self;
+        let masks_nhw = batches
+            .recv()
+            .map_err(|_| Error::new(Kind::Training, "the thread that draws masks has ended"))?;
+        *draws += job.recipe.batch as u64;
+        let (loss, grad_norm) = job.step(learner, step, &masks_nhw)?;
+        let lr = job.recipe.lr.unwrap_or(0.0) * job.schedule.at(step);
+        Ok(Learned { loss, grad_norm, lr, tokens: 0 })
+    }
+
+    fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    fn batch(&self) -> Option<Value> {
+        None
+    }
+
+    fn weights(&self) -> Vec<(String, Tensor)> {
+        self.learner.model.named()
+    }
+
+    fn rest(&self) -> Vec<Part<'_>> {
+        let Learner { average, states, .. } = &self.learner;
+        let of_average =
+            [Part::of("average.counts", &average.counts), Part::of("average.sums", &average.sums)];
+        let of_states = states.iter().zip(VqVae::tensors()).flat_map(|(state, (name, _))| {
+            state.kept.iter().map(move |(key, numbers)| Part {
+                name: format!("{name}.{key}"),
+                dtype: numbers.dtype(),
+                shape: vec![numbers.len()],
+                bytes: numbers.bytes(),
+            })
+        });
+        of_average.into_iter().chain(of_states).collect()
+    }
+
+    fn evaluate(&self, step: u64) -> Result<Option<EvalLine>> {
+        Ok(Some(self.job.evaluate(&self.learner.model, step)))
     }
 }
 

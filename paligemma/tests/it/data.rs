@@ -76,7 +76,7 @@ fn without_an_image_field_data_are_texts() {
     check(&write("texts.jsonl", lines), &["a: b", "a: c", "d: e"]);
     write("folder/0.prefix", "f");
     check(write("folder/0.suffix", "g\n").parent().unwrap(), &["f: g"]);
-    check(&goldens().join("webdataset.tar"), &["p0: s0", "p1: s1", "p2: s2"]);
+    check(&goldens().join("webdataset.tar"), &["p0: s0", "p1: s1", "p2: s2", "p3: s3"]);
     let rows = Fields { prefix: Template::parse("{question}").unwrap(), ..fields() };
     let rows = Fields { suffix: Template::parse("{captions}").unwrap(), ..rows };
     let row = Dataset::open(&[goldens().join("hf.parquet")], None, rows).unwrap().example(0).unwrap();
