@@ -271,6 +271,14 @@ impl Learner {
         gradients.add(id, part, &self.learning[id].wanted.shape);
     }
 
+    /// The gradients of a part of a batch, beside those of the parts before it.
+    pub(super) fn merge(&self, gradients: &mut Gradients, part: Gradients) {
+        for (id, sum) in part.sums.into_iter().enumerate() {
+            let Some(sum) = sum else { continue };
+            self.add(gradients, id, Contribution::Whole(sum));
+        }
+    }
+
     /// A part of a gradient, of a step whose updates are fused with it.
     pub(super) fn hear(
         &mut self,

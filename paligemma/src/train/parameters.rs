@@ -1,12 +1,16 @@
 //! What learns of a PaliGemma by a recipe and what does not, and the step of what learns.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use paligemma_tensor::{DType, Parameter, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::learner::{Learner, Pace, Rules, Wanted, owned, pattern};
+use super::learner::{Gradients, Learner, Pace, Rules, Wanted, is_fused, owned, pattern};
 use super::recipe::{ComputeType, KeptType, LoraRecipe, Recipe};
 use super::state::Part;
 use crate::adapter::{Adapter, Pair, linear_layers};
@@ -112,7 +116,13 @@ pub(super) struct Parameters {
     learner: Learner,
     /// What all adapters have in common, with the layers that have one.
     lora: Option<(LoraRecipe, Vec<String>)>,
+    /// For a small model, threads that each compute parts of a batch from end to end.
+    lanes: Option<Vec<ThreadPool>>,
 }
+
+/// The most numbers that learn of a model whose parts of a batch are computed side by side: each part keeps gradients of its
+/// own. The operations of a small model are too short to be shared among threads; those of a large one are not.
+const SIDE_BY_SIDE: usize = 1 << 25;
 
 impl Parameters {
     /// Reads what learns and what does not.
@@ -189,7 +199,16 @@ impl Parameters {
             start.or_else(|| wanted.has_master.then(|| halves.get(wanted.name.as_str()).cloned()).flatten())
         });
         let learner = Learner::new(recipe, &selection.paces, &selection.wanted, masters);
-        Ok(Parameters { config: config.clone(), model, learner, lora })
+        let is_small = selection.wanted.iter().map(Wanted::len).sum::<usize>() <= SIDE_BY_SIDE;
+        let lane = |_| {
+            ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| {
+                Error::new(Kind::Resource, "the system gives no more threads").because(error)
+            })
+        };
+        let lanes = (is_small && !is_fused(recipe))
+            .then(|| (0..rayon::current_num_threads()).map(lane).collect::<Result<_>>())
+            .transpose()?;
+        Ok(Parameters { config: config.clone(), model, learner, lora, lanes })
     }
 
     /// The model as it is now.
@@ -215,9 +234,21 @@ impl Parameters {
         options: &LossOptions,
     ) -> Result<(f64, f64)> {
         let options = &LossOptions { batch: Some(BatchSize::of(batch)), ..*options };
-        let Parameters { model, learner, .. } = self;
+        let Parameters { model, learner, lanes, .. } = self;
         let mut gradients = learner.gradients(step);
-        let mut loss = 0.0;
+        let mut loss = 0.0f64;
+        if let Some(lanes) = lanes {
+            for part in side_by_side(lanes, model, learner, batch, step, together, options) {
+                let (value, sums) = part?;
+                loss += value;
+                learner.merge(&mut gradients, sums);
+            }
+            if !loss.is_finite() {
+                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
+            }
+            let norm = learner.finish(gradients, model, PaliGemma::wanted_mut)?;
+            return Ok((loss, norm));
+        }
         for part in batch.chunks(together) {
             loss += match learner.is_fused() {
                 true => model.learn(part, options, None, &mut |id, weight, part| {
@@ -271,6 +302,43 @@ impl Parameters {
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
+}
+
+/// The parts of a batch, each with its loss and its gradients, in their order, whatever the number of lanes.
+fn side_by_side(
+    lanes: &[ThreadPool],
+    model: &PaliGemma,
+    learner: &Learner,
+    batch: &[Lesson],
+    step: u64,
+    together: usize,
+    options: &LossOptions,
+) -> Vec<Result<(f64, Gradients)>> {
+    let parts: Vec<&[Lesson]> = batch.chunks(together).collect();
+    let done: Vec<OnceLock<Result<(f64, Gradients)>>> = parts.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let compute = |part: &[Lesson]| {
+        let mut gradients = learner.gradients(step);
+        let loss = model
+            .loss_and_gradients(part, options, None, &mut |id, part| learner.add(&mut gradients, id, part))?;
+        Ok((loss.value, gradients))
+    };
+    thread::scope(|scope| {
+        for lane in lanes {
+            let (parts, done, next, compute) = (&parts, &done, &next, &compute);
+            scope.spawn(move || {
+                lane.install(|| {
+                    loop {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(part) = parts.get(i) else { break };
+                        // Nobody else has this number.
+                        let _ = done[i].set(compute(part));
+                    }
+                });
+            });
+        }
+    });
+    done.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 /// An adapter to begin with is of the recipe's kind.
