@@ -136,7 +136,7 @@ impl QueryBlock {
         let mut running: Vec<Running> = vec![Running { maximum: -1e30, sum: 0.0, shrink: 1.0 }; rows];
         let mut y = vec![0.0; rows * width];
         for p in first..last {
-            let a = A { bytes: bytemuck::cast_slice(&units), row: depth * 4 };
+            let a = A { bytes: bytemuck::cast_slice(&units), row: depth * 4, unit: 4 };
             let keys = B { units: kv.keys(p, self.head), row: PANEL };
             scores.fill(0.0);
             match kv.units() {
@@ -164,7 +164,7 @@ impl QueryBlock {
                 }
             }
             // y[r] += Σ_j p[r, j]·v_j
-            let a = A { bytes: bytemuck::cast_slice(&probabilities), row: probability_units * 4 };
+            let a = A { bytes: bytemuck::cast_slice(&probabilities), row: probability_units * 4, unit: 4 };
             let values = B { units: kv.values(p, self.head), row: width };
             let size = (rows, probability_units, width);
             match kv.units() {

@@ -22,6 +22,7 @@ use crate::{
     product::{A, B, COLUMNS},
     transpose::transpose,
 };
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// One sequence of a batch that is read at once: rows of q, k and v, and which of them see each other.
@@ -35,7 +36,8 @@ pub struct Span {
 
 /// Rows of a strip.
 const STRIP: usize = 64;
-/// Tasks of one sequence, roughly: each has sums of its own for keys and values.
+/// Tasks of a batch, at least, roughly: each has sums of its own for keys and values. A sequence is one task a head of keys
+/// where there are many.
 const TASKS: usize = 8;
 /// Units between rows of left factors beyond their own: rows a power of two apart would meet in one set of the cache.
 const GAP: usize = 16;
@@ -61,7 +63,8 @@ pub fn attention_whole(
 ) -> Tensor {
     let (heads, h) = (k_tkh.shape()[1], k_tkh.shape()[2]);
     let all: Vec<KeyValues> = spans
-        .iter()
+        .par_iter()
+        .with_max_len(1)
         .map(|span| {
             let rows = |x: &Tensor| x.rows(span.rows.start, span.rows.end);
             let mut key_values = KeyValues::new(heads, h, rule.dtype);
@@ -121,38 +124,55 @@ fn attention_backward_on(
         rule,
     };
     let positions_per_strip = (STRIP / head.group).max(1);
-    let tasks_per_head = TASKS.div_ceil(num_key_heads);
+    let tasks_per_head = TASKS.div_ceil(num_key_heads * spans.len().max(1));
+    let width = h.next_multiple_of(COLUMNS);
+    // What tasks write their sums for keys and values to: (span, key head, positions), and where those begin.
+    let (mut tasks, mut end) = (Vec::new(), 0);
+    let mut of_span = Vec::new();
     for span in spans {
         let positions = span.rows.len();
         let chunk = positions.div_ceil(tasks_per_head).next_multiple_of(positions_per_strip).max(1);
-        let chunks = positions.div_ceil(chunk);
-        let width = h.next_multiple_of(COLUMNS);
-        // [key head][chunk] → the sums of a task for keys and values.
-        let size = 2 * positions * width;
-        let mut sums = vec![0.0; num_key_heads * chunks * size];
+        of_span.push((tasks.len(), positions.div_ceil(chunk)));
+        for key_head in 0..num_key_heads {
+            for first in (0..positions).step_by(chunk) {
+                tasks.push((span, key_head, first..positions.min(first + chunk), end));
+                end += 2 * positions * width;
+            }
+        }
+    }
+    let mut sums = vec![0.0; end];
+    {
         let (dq, out) = (Shared::new(&mut dq), Shared::new(&mut sums));
-        for_each_task(num_key_heads * chunks, |task| {
-            let (key_head, first) = (task / chunks, task % chunks * chunk);
+        for_each_task(tasks.len(), |task| {
+            let (span, key_head, positions, at) = &tasks[task];
+            let size = 2 * span.rows.len() * width;
             // SAFETY: every task has sums of its own.
-            let (dk, dv) = unsafe { out.slice(task * size, size) }.split_at_mut(size / 2);
-            head.run(key_head, span, first..positions.min(first + chunk), positions_per_strip, &dq, dk, dv);
+            let (dk, dv) = unsafe { out.slice(*at, size) }.split_at_mut(size / 2);
+            head.run(*key_head, span, positions.clone(), positions_per_strip, &dq, dk, dv);
         });
-        // The sums of a head's tasks, in their order.
-        let (to_k, to_v) = (Shared::new(&mut dk), Shared::new(&mut dv));
-        for_each_task(positions, |position| {
+    }
+    // The sums of a head's tasks, in their order.
+    let (to_k, to_v) = (Shared::new(&mut dk), Shared::new(&mut dv));
+    let rows: Vec<(usize, usize)> =
+        spans.iter().enumerate().flat_map(|(s, span)| (0..span.rows.len()).map(move |i| (s, i))).collect();
+    const GROUP: usize = 32;
+    for_each_task(rows.len().div_ceil(GROUP), |group| {
+        for &(s, position) in rows.iter().skip(group * GROUP).take(GROUP) {
+            let (first_task, chunks) = of_span[s];
+            let positions = spans[s].rows.len();
             for key_head in 0..num_key_heads {
-                let at = ((span.rows.start + position) * num_key_heads + key_head) * h;
-                for (to, half) in [(&to_k, 0), (&to_v, size / 2)] {
+                let at = ((spans[s].rows.start + position) * num_key_heads + key_head) * h;
+                for (to, half) in [(&to_k, 0), (&to_v, positions * width)] {
                     // SAFETY: every row of every head is written by one task.
                     let to = unsafe { to.slice(at, h) };
                     for chunk in 0..chunks {
-                        let from = (key_head * chunks + chunk) * size + half + position * width;
+                        let from = tasks[first_task + key_head * chunks + chunk].3 + half + position * width;
                         to.iter_mut().zip(&sums[from..from + h]).for_each(|(to, sum)| *to += sum);
                     }
                 }
             }
-        });
-    }
+        }
+    });
     [
         Tensor::from_f32(dq, q_tnh.shape()),
         Tensor::from_f32(dk, k_tkh.shape()),
@@ -227,7 +247,7 @@ impl Head<'_> {
             // scores[j, r] = k_j·q_r, then probabilities; slopes[j, r] = v_j·dy_r, then the gradient of k_j·q_r.
             let (mut scores, mut slopes) = (vec![0.0; seen * padded], vec![0.0; seen * padded]);
             for (a, b, c) in [(&keys, &q_hr, &mut scores), (&values, &dy_hr, &mut slopes)] {
-                let a = A { bytes: bytemuck::cast_slice(&a[from * key_row..]), row: key_row * 4 };
+                let a = A { bytes: bytemuck::cast_slice(&a[from * key_row..]), row: key_row * 4, unit: 4 };
                 let b = B { units: b, row: padded };
                 packing.multiply((seen, packing.depth(h), padded), a, b, c, padded);
             }
@@ -245,7 +265,7 @@ impl Head<'_> {
                 for (from, to) in strip.chunks(padded).zip(left.chunks_mut(a_row)) {
                     packing.row(from, to);
                 }
-                let a = A { bytes: bytemuck::cast_slice(&left), row: a_row * 4 };
+                let a = A { bytes: bytemuck::cast_slice(&left), row: a_row * 4, unit: 4 };
                 let sums = &mut sums[from * width..to * width];
                 packing.multiply((seen, depth, width), a, B { units: b, row: width }, sums, width);
             }
@@ -254,7 +274,7 @@ impl Head<'_> {
             let mut right = vec![0; depth * padded];
             packing.columns(|j| &slopes[j * padded..][..padded], (seen, padded), &mut right, padded);
             let mut dq_hr = vec![0.0; h * padded];
-            let a = A { bytes: bytemuck::cast_slice(&keys_hs[from / numbers..]), row: hs_row * 4 };
+            let a = A { bytes: bytemuck::cast_slice(&keys_hs[from / numbers..]), row: hs_row * 4, unit: 4 };
             packing.multiply((h, depth, padded), a, B { units: &right, row: padded }, &mut dq_hr, padded);
             let mut dq_rh = vec![0u32; rows * h];
             transpose(packing.isa, bytemuck::cast_slice(&dq_hr), padded, &mut dq_rh, h, (h, rows));

@@ -9,6 +9,7 @@ use crate::{
         softcap_slice,
     },
     norm::strand_sum,
+    parallel::filled,
 };
 use rayon::prelude::*;
 
@@ -18,7 +19,24 @@ const GROUP: usize = 1 << 14;
 /// a + b, of one shape, f32.
 pub fn add(a: &Tensor, b: &Tensor) -> Tensor {
     assert_eq!(a.shape(), b.shape());
-    Tensor::from_f32(a.as_f32().iter().zip(b.as_f32()).map(|(a, b)| a + b).collect(), a.shape())
+    let b = b.as_f32();
+    each_part(a, |from, y| y.iter_mut().zip(&b[from..]).for_each(|(y, b)| *y += b))
+}
+
+/// a += b, of one length, f32.
+pub(crate) fn add_to(a: &mut Tensor, b: &Tensor) {
+    let parts = a.as_f32_mut().par_chunks_mut(GROUP).zip(b.as_f32().par_chunks(GROUP));
+    parts.for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+}
+
+/// A copy of x, each part of which `f(from, part)` has changed.
+fn each_part(x: &Tensor, f: impl Fn(usize, &mut [f32]) + Sync + Send) -> Tensor {
+    let from = x.as_f32();
+    let y = filled(from.len(), GROUP, |i, y| {
+        y.copy_from_slice(&from[i * GROUP..][..y.len()]);
+        f(i * GROUP, y);
+    });
+    Tensor::from_f32(y, x.shape())
 }
 
 /// cap · tanh(x / cap) on every element, f32.
@@ -36,26 +54,20 @@ pub fn softcap_backward(y: &Tensor, cap: f32, dy: &Tensor) -> Tensor {
 
 /// GELU, tanh approximation, of every element, f32.
 pub fn gelu(x: &Tensor) -> Tensor {
-    let mut y = x.clone();
-    y.as_f32_mut().par_chunks_mut(GROUP).for_each(|y| gelu_slice(Isa::best(), y));
-    y
+    each_part(x, |_, y| gelu_slice(Isa::best(), y))
 }
 
 /// The gradient of [`gelu`].
 pub fn gelu_backward(x: &Tensor, dy: &Tensor) -> Tensor {
-    let mut dx = dy.clone();
-    let parts = dx.as_f32_mut().par_chunks_mut(GROUP).zip(x.as_f32().par_chunks(GROUP));
-    parts.for_each(|(dx, x)| gelu_backward_slice(Isa::best(), x, dx));
-    dx
+    let x = x.as_f32();
+    each_part(dy, |from, dx| gelu_backward_slice(Isa::best(), &x[from..][..dx.len()], dx))
 }
 
 /// GELU(gate) · up, element by element, f32.
 pub fn gelu_times(gate: &Tensor, up: &Tensor) -> Tensor {
     assert_eq!(gate.shape(), up.shape());
-    let mut y = gate.clone();
-    let parts = y.as_f32_mut().par_chunks_mut(GROUP).zip(up.as_f32().par_chunks(GROUP));
-    parts.for_each(|(y, up)| gelu_times_slice(Isa::best(), y, up));
-    y
+    let up = up.as_f32();
+    each_part(gate, |from, y| gelu_times_slice(Isa::best(), y, &up[from..][..y.len()]))
 }
 
 /// The gradients of [`gelu_times`] by its two factors, which they take the place of where nobody else has these.

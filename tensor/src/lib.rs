@@ -34,6 +34,7 @@ mod packing;
 mod parallel;
 mod product;
 mod recorded;
+mod resident;
 mod rope;
 mod tape;
 mod tensor;

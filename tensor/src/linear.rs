@@ -13,8 +13,8 @@
 //!
 //! An element's value depends neither on the number of threads nor on the other rows of x of its path.
 //!
-//! Two paths. Few rows (decoding, [`few`]): each row of W is read once and multiplied with every row of x. Many rows
-//! (prefill, [`many`]): blocks of W are the left operand of a block product, as they lie, and x is packed for the right one.
+//! Three paths. Few rows (decoding, [`few`]): each row of W is read once and multiplied with every row of x. Many rows
+//! (prefill, [`many`]): blocks of W are the left operand of a block product, as they lie, and x is packed for the right one. Many rows of a small plain matrix: it is packed for the right one itself (`resident.rs`).
 //!
 //! Legend: t rows of x, k inputs, n outputs.
 
@@ -28,6 +28,7 @@ use crate::{
     DType, Isa, Tensor, Weight, bf16,
     math::{self, gelu_slice, gelu_times_slice},
     narrow,
+    resident::Resident,
 };
 
 /// What happens to a linear layer's product before it is stored.
@@ -148,6 +149,8 @@ where
     }
     let y = if are_few(t, weights[0]) {
         few::product(isa, x_tk, weights, &finish)
+    } else if let Some(all) = weights.iter().map(|w| Resident::forward(isa, w)).collect::<Option<Vec<_>>>() {
+        Resident::product(&all, x_tk, |row, values| finish(0, row, values))
     } else {
         many::product(isa, x_tk, weights, &finish)
     };

@@ -13,8 +13,9 @@ use crate::{
     DType, Isa, Tensor, Weight,
     narrow::pair_bf16,
     packing::Packing,
-    parallel::{Shared, for_each_task},
+    parallel::{Shared, filled, for_each_task},
     product::{A, B, COLUMNS},
+    resident::Resident,
 };
 use std::{cell::RefCell, ops::Range};
 
@@ -39,7 +40,12 @@ pub fn gradient_dtype(w_nk: &Weight) -> DType {
 
 /// dX = dY·W: `dy_tn` f32 `[t, n]`, `w_nk` `[n, k]` → f32 `[t, k]`.
 pub fn input_gradient(dy_tn: &Tensor, w_nk: &Weight) -> Tensor {
-    let mut dx = Tensor::zeros(&[dy_tn.shape()[0], w_nk.shape()[1]]);
+    let shape = [dy_tn.shape()[0], w_nk.shape()[1]];
+    if let Some(w) = Resident::backward(Isa::best(), w_nk) {
+        assert!(dy_tn.shape() == [shape[0], w_nk.shape()[0]], "{:?} of {dy_tn:?}", w_nk.shape());
+        return Tensor::from_f32(Resident::product(&[w], dy_tn, |_, _| ()), &shape);
+    }
+    let mut dx = Tensor::zeros(&shape);
     add_input_gradient(dy_tn, w_nk, &mut dx);
     dx
 }
@@ -52,9 +58,12 @@ pub fn add_input_gradient(dy_tn: &Tensor, w_nk: &Weight, dx_tk: &mut Tensor) {
 fn add_input_gradient_on(isa: Isa, dy_tn: &Tensor, w_nk: &Weight, dx_tk: &mut Tensor) {
     let (t, [n, k]) = (dy_tn.shape()[0], w_nk.shape());
     assert!(dy_tn.shape() == [t, n] && dx_tk.shape() == [t, k], "[{n}, {k}] of {dy_tn:?} → {dx_tk:?}");
+    if let Some(w) = Resident::backward(isa, w_nk) {
+        return w.add_to(dy_tn, dx_tk.as_f32_mut());
+    }
     let packing = Packing::new(isa, gradient_dtype(w_nk));
     let rows = Rows::of(packing, dy_tn.as_f32(), (t, n));
-    add_product(packing, (t, n, k), &rows, &Panels::Weights(w_nk), dx_tk.as_f32_mut());
+    add_product(packing, (t, n, k), (&rows.units, rows.row), &Panels::Weights(w_nk), dx_tk.as_f32_mut());
 }
 
 /// dW = dYᵀ·X: `dy_tn` and `x_tk` f32, multiplied as `compute` (f32 or bf16) → f32 `[n, k]`.
@@ -70,33 +79,145 @@ pub fn add_weight_gradient(dy_tn: &Tensor, x_tk: &Tensor, compute: DType, dw_nk:
 }
 
 fn add_weight_gradient_on(isa: Isa, dy_tn: &Tensor, x_tk: &Tensor, compute: DType, dw_nk: &mut [f32]) {
-    let (t, n, k) = (dy_tn.shape()[0], dy_tn.shape()[1], x_tk.shape()[1]);
-    assert!(x_tk.shape() == [t, k] && dw_nk.len() == n * k, "{} of {dy_tn:?} and {x_tk:?}", dw_nk.len());
-    let packing = Packing::new(isa, compute);
-    let depth = packing.depth(t);
-    let rows = Rows::transposed(packing, dy_tn.as_f32(), (t, n));
-    let num_panels = k.div_ceil(PANEL);
-    let mut panels = vec![0u32; num_panels * depth * PANEL];
-    {
-        let panels = Shared::new(&mut panels);
-        for_each_task(num_panels, |p| {
-            // SAFETY: each task has its own panel.
-            let panel = unsafe { panels.slice(p * depth * PANEL, depth * PANEL) };
-            let width = PANEL.min(k - p * PANEL);
-            let row = |i: usize| &x_tk.as_f32()[i * k + p * PANEL..][..width];
-            packing.columns(row, (t, width), panel, PANEL);
-        });
-    }
-    add_product(packing, (n, t, k), &rows, &Panels::Packed { panels: &panels, depth }, dw_nk);
+    let all = WeightGradient::pack(isa, dy_tn, x_tk, compute);
+    assert!(dw_nk.len() == all.n * all.k, "{} of {dy_tn:?} and {x_tk:?}", dw_nk.len());
+    all.add(0..all.n, dw_nk);
 }
 
-/// Σ of the rows, row after row: the gradient of a bias → f32 `[n]`.
-pub fn bias_gradient(dy_tn: &Tensor) -> Tensor {
-    let n = dy_tn.shape()[1];
-    let mut sums = vec![0.0; n];
-    for row in dy_tn.as_f32().chunks(n.max(1)) {
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+/// [`weight_gradient`], some whole rows at a time: `f(from, numbers)` gets those from number `from` on. No buffer of the size
+/// of dW is needed.
+pub(crate) fn weight_gradient_in_parts(
+    dy_tn: &Tensor,
+    x_tk: &Tensor,
+    compute: DType,
+    f: &mut dyn FnMut(usize, &[f32]),
+) {
+    /// Numbers of a part, roughly: they shall stay in a cache.
+    const NUMBERS: usize = 1 << 20;
+    let all = WeightGradient::pack(Isa::best(), dy_tn, x_tk, compute);
+    let rows = (NUMBERS / all.k.max(1)).max(1).next_multiple_of(PANEL);
+    let mut part = Vec::new();
+    for from in (0..all.n).step_by(rows) {
+        let to = all.n.min(from + rows);
+        part.clear();
+        part.resize((to - from) * all.k, 0.0);
+        all.add(from..to, &mut part);
+        f(from * all.k, &part);
     }
+}
+
+/// The factors of dW = dYᵀ·X, packed.
+struct WeightGradient {
+    packing: Packing,
+    dy: Left,
+    /// As [`packed`] has it.
+    x: Vec<u32>,
+    t: usize,
+    n: usize,
+    k: usize,
+}
+
+/// dYᵀ.
+enum Left {
+    /// Rows along the sum, which AMX takes.
+    Rows(Rows),
+    /// As [`packed`] has it: the units of a row stand a panel's width apart.
+    Panels(Vec<u32>),
+}
+
+impl WeightGradient {
+    fn pack(isa: Isa, dy_tn: &Tensor, x_tk: &Tensor, compute: DType) -> WeightGradient {
+        let (t, n, k) = (dy_tn.shape()[0], dy_tn.shape()[1], x_tk.shape()[1]);
+        assert!(x_tk.shape() == [t, k], "{dy_tn:?} and {x_tk:?}");
+        let packing = Packing::new(isa, compute);
+        let dy = match isa {
+            Isa::Amx => Left::Rows(Rows::transposed(packing, dy_tn.as_f32(), (t, n))),
+            _ => Left::Panels(packed(packing, dy_tn.as_f32(), (t, n))),
+        };
+        WeightGradient { packing, dy, x: packed(packing, x_tk.as_f32(), (t, k)), t, n, k }
+    }
+
+    /// Rows `rows` of dW, the first one's number a multiple of 64, are added to `dw`.
+    fn add(&self, rows: Range<usize>, dw: &mut [f32]) {
+        let &WeightGradient { packing, ref dy, ref x, t, k, .. } = self;
+        let (depth, n) = (packing.depth(t), rows.len());
+        let dy = match dy {
+            Left::Panels(panels) => &panels[rows.start * depth..],
+            Left::Rows(all) => {
+                let b = Panels::Packed { panels: x, depth };
+                return add_product(
+                    packing,
+                    (n, t, k),
+                    (&all.units[rows.start * all.row..], all.row),
+                    &b,
+                    dw,
+                );
+            }
+        };
+        // Units of a panel of each that the first-level cache holds.
+        const DEPTH: usize = 128;
+        let (row_panels, column_panels) = (n.div_ceil(PANEL), k.div_ceil(PANEL));
+        // Some panels of x to a task, but tasks for all threads.
+        let group = (row_panels * column_panels / 16).clamp(1, 4);
+        let groups = column_panels.div_ceil(group);
+        let out = Shared::new(dw);
+        for_each_task(row_panels * groups, |task| {
+            let (p, i0) = (task / groups, task % groups * group * PANEL);
+            let (rows, i1) = (PANEL.min(n - p * PANEL), k.min(i0 + group * PANEL));
+            SCRATCH.with_borrow_mut(|Scratch { sums, .. }| {
+                let columns = (i1 - i0).next_multiple_of(COLUMNS);
+                sums.clear();
+                sums.resize(rows * columns, 0.0);
+                for first in (0..depth).step_by(DEPTH) {
+                    let a = bytemuck::cast_slice(&dy[(p * depth + first) * PANEL..]);
+                    let a = A { bytes: a, row: 4, unit: 4 * PANEL };
+                    for i in (i0..i1).step_by(PANEL) {
+                        let b = B { units: &x[(i / PANEL * depth + first) * PANEL..], row: PANEL };
+                        let width = PANEL.min(i1 - i).next_multiple_of(COLUMNS);
+                        let size = (rows, DEPTH.min(depth - first), width);
+                        packing.multiply(size, a, b, &mut sums[i - i0..], columns);
+                    }
+                }
+                for (j, sums) in sums.chunks(columns).enumerate() {
+                    // SAFETY: each task has its own columns of its own rows.
+                    let to = unsafe { out.slice((p * PANEL + j) * k + i0, i1 - i0) };
+                    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                }
+            });
+        });
+    }
+}
+
+/// A matrix `[rows, cols]` in panels of 64 columns, rows along the sum: `[panel][units of rows][64]`.
+fn packed(packing: Packing, x: &[f32], (rows, cols): (usize, usize)) -> Vec<u32> {
+    const UNITS: usize = 256;
+    let (depth, numbers) = (packing.depth(rows), packing.units().len());
+    let (num_panels, num_parts) = (cols.div_ceil(PANEL), depth.div_ceil(UNITS));
+    let mut panels = vec![0u32; num_panels * depth * PANEL];
+    let all = Shared::new(&mut panels);
+    for_each_task(num_panels * num_parts, |task| {
+        let (p, first) = (task % num_panels, task / num_panels * UNITS);
+        let (len, width) = (UNITS.min(depth - first), PANEL.min(cols - p * PANEL));
+        let from = first * numbers;
+        let row = |i: usize| &x[(from + i) * cols + p * PANEL..][..width];
+        // SAFETY: each task has its own units of its own panel.
+        let to = unsafe { all.slice((p * depth + first) * PANEL, len * PANEL) };
+        packing.columns(row, (rows.min(from + len * numbers) - from, width), to, PANEL);
+    });
+    panels
+}
+
+/// Σ of the rows, some hundred at a time and then of these sums, in their order: the gradient of a bias → f32 `[n]`.
+pub fn bias_gradient(dy_tn: &Tensor) -> Tensor {
+    const GROUP: usize = 256;
+    let n = dy_tn.shape()[1];
+    let add = |sums: &mut [f32], row: &[f32]| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    let groups = dy_tn.shape()[0].div_ceil(GROUP);
+    let parts = filled(groups * n, n, |group, sums| {
+        dy_tn.as_f32()[group * GROUP * n..].chunks(n).take(GROUP).for_each(|row| add(sums, row));
+    });
+    let mut sums = vec![0.0; n];
+    parts.chunks(n.max(1)).for_each(|part| add(&mut sums, part));
     Tensor::from_f32(sums, &[n])
 }
 
@@ -113,9 +234,12 @@ impl Rows {
         let row = packing.depth(cols) + GAP;
         let mut all = vec![0u32; rows * row];
         let to = Shared::new(&mut all);
-        for_each_task(rows, |i| {
-            // SAFETY: each task has its own row.
-            packing.row(&x[i * cols..][..cols], unsafe { to.slice(i * row, row) });
+        const GROUP: usize = 16;
+        for_each_task(rows.div_ceil(GROUP), |group| {
+            for i in group * GROUP..rows.min((group + 1) * GROUP) {
+                // SAFETY: each task has its own rows.
+                packing.row(&x[i * cols..][..cols], unsafe { to.slice(i * row, row) });
+            }
         });
         Rows { units: all, row }
     }
@@ -136,7 +260,13 @@ impl Rows {
 }
 
 /// Rows `rows` of W and 64 columns from `column` on, as a panel `[units of rows, 64]`.
-fn pack_weights(packing: Packing, w_nk: &Weight, rows: Range<usize>, column: usize, panel: &mut [u32]) {
+pub(crate) fn pack_weights(
+    packing: Packing,
+    w_nk: &Weight,
+    rows: Range<usize>,
+    column: usize,
+    panel: &mut [u32],
+) {
     let [_, k] = w_nk.shape();
     let (isa, width) = (packing.isa, PANEL.min(k - column));
     if let Weight::Plain(w) = w_nk
@@ -216,7 +346,7 @@ impl Panels<'_> {
 fn add_product(
     packing: Packing,
     (m, depth, width): (usize, usize, usize),
-    a: &Rows,
+    (a, a_row): (&[u32], usize),
     b: &Panels<'_>,
     c: &mut [f32],
 ) {
@@ -232,7 +362,7 @@ fn add_product(
             sums.resize((m1 - m0) * columns, 0.0);
             for first in (0..depth).step_by(DEPTH) {
                 let len = DEPTH.min(depth - first);
-                let a = A { bytes: bytemuck::cast_slice(&a.units[m0 * a.row + first..]), row: a.row * 4 };
+                let a = A { bytes: bytemuck::cast_slice(&a[m0 * a_row + first..]), row: a_row * 4, unit: 4 };
                 for i in (i0..i1).step_by(PANEL) {
                     let b = b.block(packing, (first, len), i, panel);
                     let size = (m1 - m0, len, PANEL.min(columns - (i - i0)));
@@ -327,6 +457,22 @@ mod tests {
             check(5, 33, 2100, kind);
             check(1300, 40, 13, kind);
             check(520, 200, 530, kind);
+        }
+    }
+
+    #[test]
+    fn parts_are_the_whole() {
+        for (t, n, k) in [(300, 200, 7000), (5, 70, 3), (33, 1, 64)] {
+            let (x, dy) = (random(3, &[t, k]), random(4, &[t, n]));
+            for compute in [DType::F32, DType::BF16] {
+                let whole = weight_gradient(&dy, &x, compute);
+                let mut all = Vec::new();
+                weight_gradient_in_parts(&dy, &x, compute, &mut |from, part| {
+                    assert_eq!(from, all.len());
+                    all.extend_from_slice(part);
+                });
+                assert!(all == whole.as_f32(), "{t} {n} {k}");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     Isa, Tensor,
     isa::multiversion,
     lane::Lane,
-    parallel::{Shared, for_each_task},
+    parallel::{Shared, filled},
 };
 
 /// (x - mean) / √(variance + eps) · weight + bias; `weight_d`, `bias_d` `[d]` (flax `nn.LayerNorm`).
@@ -68,15 +68,11 @@ pub fn rms_norm_backward(
 ) -> (Tensor, Option<Tensor>) {
     let scale: Vec<f32> = weight_d.to_f32_vec().iter().map(|w| 1.0 + w).collect();
     let (d, isa) = (scale.len(), Isa::best());
-    let dy = dy_td.as_f32();
-    let dx = each_row(x_td, d, |i, x, dx| {
-        rms_norm_backward_row(isa, x, &scale, eps, &dy[i * d..(i + 1) * d], dx);
+    let width = if wants_weight { d } else { 0 };
+    let (dx, sums) = each_row_back(x_td, dy_td, d, width, |x, dy, dx, dweight| {
+        rms_norm_backward_row(isa, x, &scale, eps, dy, dx, dweight);
     });
-    let dw = wants_weight.then(|| {
-        let norms = row_values(x_td, d, |x| [0.0, rms_scale(x, eps)]);
-        column_sums(dy_td, d, |row, j| dy[row * d + j] * x_td.as_f32()[row * d + j] * norms[row][1])
-    });
-    (dx, dw)
+    (dx, wants_weight.then(|| Tensor::from_f32(sums, &[d])))
 }
 
 /// The gradients of [`layer_norm`] → dx `[t, d]` and, if `wants_weights`, those of weight and bias, f32 `[d]`.
@@ -89,56 +85,56 @@ pub fn layer_norm_backward(
 ) -> (Tensor, Option<(Tensor, Tensor)>) {
     let weight = weight_d.to_f32_vec();
     let (d, isa) = (weight.len(), Isa::best());
-    let (x, dy) = (x_td.as_f32(), dy_td.as_f32());
-    let dx = each_row(x_td, d, |i, x, dx| {
-        layer_norm_backward_row(isa, x, &weight, eps, &dy[i * d..(i + 1) * d], dx);
+    let width = if wants_weights { 2 * d } else { 0 };
+    let (dx, mut dweight) = each_row_back(x_td, dy_td, d, width, |x, dy, dx, sums| {
+        let (dweight, dbias) = sums.split_at_mut(sums.len() / 2);
+        layer_norm_backward_row(isa, x, &weight, eps, dy, dx, dweight, dbias);
     });
     let weights = wants_weights.then(|| {
-        let norms = row_values(x_td, d, |x| layer_norm_scale(x, eps));
-        let dw = column_sums(dy_td, d, |row, j| {
-            let [mean, scale] = norms[row];
-            dy[row * d + j] * (x[row * d + j] - mean) * scale
-        });
-        (dw, column_sums(dy_td, d, |row, j| dy[row * d + j]))
+        let dbias = dweight.split_off(d);
+        (Tensor::from_f32(dweight, &[d]), Tensor::from_f32(dbias, &[d]))
     });
     (dx, weights)
 }
 
-/// Two numbers of every row.
-fn row_values(x_td: &Tensor, d: usize, f: impl Fn(&[f32]) -> [f32; 2] + Sync + Send) -> Vec<[f32; 2]> {
-    use rayon::prelude::*;
-    x_td.as_f32().par_chunks(d.max(1)).with_min_len(32).map(f).collect()
-}
+/// Rows that a task takes: one alone is too little to hand to a thread.
+const GROUP: usize = 32;
 
-/// Σ over the rows of f(row, column), row after row, so that threads do not matter → `[d]`.
-fn column_sums(x_td: &Tensor, d: usize, f: impl Fn(usize, usize) -> f32 + Sync + Send) -> Tensor {
-    let t = x_td.len() / d.max(1);
-    let mut sums = vec![0.0; d];
-    let out = Shared::new(&mut sums);
-    const BLOCK: usize = 128;
-    for_each_task(d.div_ceil(BLOCK), |task| {
-        let from = task * BLOCK;
-        // SAFETY: every column is summed by one task.
-        let sums = unsafe { out.slice(from, BLOCK.min(d - from)) };
-        for row in 0..t {
-            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += f(row, from + j));
+/// `row(x, dy, dx, sums)` for every row → dx, and the sums over the rows, `[width]`: each task's own first, then those in
+/// the order of the tasks, so that threads do not matter.
+fn each_row_back(
+    x_td: &Tensor,
+    dy_td: &Tensor,
+    d: usize,
+    width: usize,
+    row: impl Fn(&[f32], &[f32], &mut [f32], &mut [f32]) + Sync + Send,
+) -> (Tensor, Vec<f32>) {
+    assert!(x_td.shape().last() == Some(&d) && x_td.len() == dy_td.len(), "norm of {x_td:?} and {dy_td:?}");
+    let (x, dy) = (x_td.as_f32(), dy_td.as_f32());
+    let mut parts = vec![0.0; x.len().div_ceil((GROUP * d).max(1)) * width];
+    let sums = Shared::new(&mut parts);
+    let dx = filled(x.len(), GROUP * d, |task, dx| {
+        // SAFETY: each task has sums of its own.
+        let sums = unsafe { sums.slice(task * width, width) };
+        let from = task * GROUP * d;
+        for ((x, dy), dx) in x[from..].chunks(d).zip(dy[from..].chunks(d)).zip(dx.chunks_mut(d)) {
+            row(x, dy, dx, sums);
         }
     });
-    Tensor::from_f32(sums, &[d])
+    let mut all = vec![0.0; width];
+    for part in parts.chunks(width.max(1)) {
+        all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
+    }
+    (Tensor::from_f32(dx, x_td.shape()), all)
 }
 
 fn each_row(x_td: &Tensor, d: usize, row: impl Fn(usize, &[f32], &mut [f32]) + Sync + Send) -> Tensor {
     assert_eq!(x_td.shape().last(), Some(&d), "norm of {x_td:?}");
     let x = x_td.as_f32();
-    let t = x.len() / d;
-    let mut y = vec![0.0; x.len()];
-    let out = Shared::new(&mut y);
-    // Rows in groups: one alone is too little to hand to a thread.
-    const GROUP: usize = 32;
-    for_each_task(t.div_ceil(GROUP), |task| {
-        for i in task * GROUP..t.min((task + 1) * GROUP) {
-            // SAFETY: every row is written by one task.
-            row(i, &x[i * d..(i + 1) * d], unsafe { out.slice(i * d, d) });
+    let y = filled(x.len(), GROUP * d, |task, y| {
+        for (i, y) in y.chunks_mut(d).enumerate() {
+            let i = task * GROUP + i;
+            row(i, &x[i * d..(i + 1) * d], y);
         }
     });
     Tensor::from_f32(y, x_td.shape())
@@ -187,25 +183,23 @@ unsafe fn rms_norm_body<L: Lane>(x: &[f32], scale: &[f32], eps: f32, y: &mut [f3
     }
 }
 
-/// 1 / √(mean(x²) + eps).
-fn rms_scale(x: &[f32], eps: f32) -> f32 {
-    1.0 / (strand_sum(x, |x, s| s + x * x) / x.len() as f32 + eps).sqrt()
-}
-
-/// The mean, and 1 / √(variance + eps).
-fn layer_norm_scale(x: &[f32], eps: f32) -> [f32; 2] {
-    let mean = strand_sum(x, |x, s| s + x) / x.len() as f32;
-    let variance = strand_sum(x, |x, s| s + (x - mean) * (x - mean)) / x.len() as f32;
-    [mean, 1.0 / (variance + eps).sqrt()]
-}
-
-/// dx = r·g - x·r³·mean(g·x), with g = dy·scale and r = 1 / √(mean(x²) + eps).
+/// dx = r·g - x·r³·mean(g·x), with g = dy·scale and r = 1 / √(mean(x²) + eps); dweight += dy·x·r, where it is wanted.
 #[inline(always)]
-unsafe fn rms_norm_backward_body<L: Lane>(x: &[f32], scale: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+unsafe fn rms_norm_backward_body<L: Lane>(
+    x: &[f32],
+    scale: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: &mut [f32],
+) {
     let n = x.len() as f32;
     let norm = 1.0 / (strand_sum(x, |x, s| L::mul_add_scalar(x, x, s)) / n + eps).sqrt();
     for ((dx, dy), s) in dx.iter_mut().zip(dy).zip(scale) {
         *dx = dy * s;
+    }
+    for ((dweight, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
+        *dweight += dy * x * norm;
     }
     let along = strand_sum_of_products(dx, x) / n * norm * norm * norm;
     for (dx, x) in dx.iter_mut().zip(x) {
@@ -213,15 +207,29 @@ unsafe fn rms_norm_backward_body<L: Lane>(x: &[f32], scale: &[f32], eps: f32, dy
     }
 }
 
-/// dx = r·(g - mean(g) - z·mean(g·z)), with g = dy·weight, z = (x - mean)·r and r = 1 / √(variance + eps).
+/// dx = r·(g - mean(g) - z·mean(g·z)), with g = dy·weight, z = (x - mean)·r and r = 1 / √(variance + eps); dweight += dy·z
+/// and dbias += dy, where they are wanted.
 #[inline(always)]
-unsafe fn layer_norm_backward_body<L: Lane>(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) {
+#[allow(clippy::too_many_arguments, reason = "two rows, their gradients and what they are made of")]
+unsafe fn layer_norm_backward_body<L: Lane>(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    dweight: &mut [f32],
+    dbias: &mut [f32],
+) {
     let n = x.len() as f32;
     let mean = strand_sum(x, |x, s| s + x) / n;
     let variance = strand_sum(x, |x, s| L::mul_add_scalar(x - mean, x - mean, s)) / n;
     let scale = 1.0 / (variance + eps).sqrt();
     for ((dx, dy), w) in dx.iter_mut().zip(dy).zip(weight) {
         *dx = dy * w;
+    }
+    for (((dweight, dbias), dy), x) in dweight.iter_mut().zip(dbias).zip(dy).zip(x) {
+        *dweight += dy * (x - mean) * scale;
+        *dbias += dy;
     }
     let level = strand_sum(dx, |g, s| s + g) / n;
     // Σ g·z without z: Σ g·(x - mean), times r once for z and once for what follows.
@@ -245,11 +253,15 @@ fn strand_sum_of_products(a: &[f32], b: &[f32]) -> f32 {
 }
 
 multiversion! {
-    fn rms_norm_backward_row(x: &[f32], scale: &[f32], eps: f32, dy: &[f32], dx: &mut [f32]) = rms_norm_backward_body
+    fn rms_norm_backward_row(
+        x: &[f32], scale: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dweight: &mut [f32],
+    ) = rms_norm_backward_body
 }
 multiversion! {
-    fn layer_norm_backward_row(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32])
-        = layer_norm_backward_body
+    #[allow(clippy::too_many_arguments, reason = "as the body")]
+    fn layer_norm_backward_row(
+        x: &[f32], weight: &[f32], eps: f32, dy: &[f32], dx: &mut [f32], dweight: &mut [f32], dbias: &mut [f32],
+    ) = layer_norm_backward_body
 }
 multiversion! {
     fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) = layer_norm_body

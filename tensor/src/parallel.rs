@@ -2,7 +2,7 @@
 //! does not depend on who runs it. Results are therefore the same for any number of threads.
 
 use rayon::prelude::*;
-use std::marker::PhantomData;
+use std::{marker::PhantomData, mem::MaybeUninit};
 
 /// Runs `task(0)`, …, `task(count - 1)`, on all threads where there is more than one task.
 pub(crate) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
@@ -11,6 +11,20 @@ pub(crate) fn for_each_task(count: usize, task: impl Fn(usize) + Sync + Send) {
     } else {
         (0..count).into_par_iter().with_max_len(1).for_each(task);
     }
+}
+
+/// `len` numbers in parts of `part`, the last one shorter: `task(i, numbers)` gets part i as zeros and leaves what it shall
+/// hold. Zeros are written part by part, just before they are used, which spares a pass through memory.
+pub(crate) fn filled(len: usize, part: usize, task: impl Fn(usize, &mut [f32]) + Sync + Send) -> Vec<f32> {
+    let mut all: Box<[MaybeUninit<f32>]> = Box::new_uninit_slice(len);
+    let parts = all.par_chunks_mut(part.max(1)).with_max_len(1).enumerate();
+    parts.for_each(|(i, numbers)| {
+        numbers.fill(MaybeUninit::new(0.0));
+        // SAFETY: all of these were written just now.
+        task(i, unsafe { &mut *(std::ptr::from_mut(numbers) as *mut [f32]) });
+    });
+    // SAFETY: the parts are all of it, and each was written.
+    unsafe { all.assume_init() }.into_vec()
 }
 
 /// A slice that several tasks write, each its own elements.

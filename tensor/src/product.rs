@@ -44,11 +44,12 @@ impl Units {
     }
 }
 
-/// Rows of a: unit l of row m stands at byte m·`row` + 4·l, aligned or not.
+/// Rows of a: unit l of row m stands at byte m·`row` + l·`unit`, aligned or not.
 #[derive(Clone, Copy)]
 pub(crate) struct A<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) row: usize,
+    pub(crate) unit: usize,
 }
 
 /// b: unit l of column i stands at l·`row` + i.
@@ -133,7 +134,8 @@ fn check((rows, depth, width): (usize, usize, usize), a: A<'_>, b: B<'_>, c: usi
     assert!(c >= (rows - 1) * c_row + width);
     if depth > 0 {
         assert!(
-            a.bytes.len() >= (rows - 1) * a.row + depth * 4 && b.units.len() >= (depth - 1) * b.row + width
+            a.bytes.len() >= (rows - 1) * a.row + (depth - 1) * a.unit + 4
+                && b.units.len() >= (depth - 1) * b.row + width
         );
     }
 }
@@ -276,6 +278,7 @@ struct Tile {
     depth: usize,
     a: *const u8,
     a_row: usize,
+    a_unit: usize,
     b: *const u32,
     b_row: usize,
     c: *mut f32,
@@ -305,6 +308,7 @@ impl Tile {
                 depth,
                 a: a.bytes.as_ptr().add(m * a.row),
                 a_row: a.row,
+                a_unit: a.unit,
                 b: b.units.as_ptr().add(i),
                 b_row: b.row,
                 c: c.as_mut_ptr().add(m * c_row + i),
@@ -328,7 +332,7 @@ impl Tile {
             let whole = self.depth / 4 * 4;
             for l in (0..whole).step_by(4) {
                 for m in 0..M {
-                    let a = self.a.add(m * self.a_row + 4 * l);
+                    let a = self.a.add(m * self.a_row + l * self.a_unit);
                     #[cfg(target_arch = "x86_64")]
                     if l % 16 == 0 {
                         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -336,13 +340,13 @@ impl Tile {
                     }
                     for part in 0..4 {
                         let b = D::load(self.b.add((l + part) * self.b_row));
-                        sums[m][part] = D::dot(D::splat(a.add(4 * part)), b, sums[m][part]);
+                        sums[m][part] = D::dot(D::splat(a.add(part * self.a_unit)), b, sums[m][part]);
                     }
                 }
             }
             for l in whole..self.depth {
                 for m in 0..M {
-                    let a = D::splat(self.a.add(m * self.a_row + 4 * l));
+                    let a = D::splat(self.a.add(m * self.a_row + l * self.a_unit));
                     sums[m][0] = D::dot(a, D::load(self.b.add(l * self.b_row)), sums[m][0]);
                 }
             }
@@ -367,7 +371,7 @@ impl Tile {
                 let bs: [D::Unit; V] =
                     std::array::from_fn(|v| D::load(self.b.add(l * self.b_row + v * D::WIDTH)));
                 for m in 0..M {
-                    let a = D::splat(self.a.add(m * self.a_row + 4 * l));
+                    let a = D::splat(self.a.add(m * self.a_row + l * self.a_unit));
                     for v in 0..V {
                         sums[m][v] = D::dot(a, bs[v], sums[m][v]);
                     }
@@ -540,7 +544,7 @@ mod x86 {
         unsafe { tiled::<Quads>(size, amx.then_some(TileKind::Bytes), a, b, c, c_row, terms) }
     }
 
-    /// Whole blocks of 32×32 by AMX where there is a kind for it; the margins, and everything elsewhere, in registers.
+    /// Whole blocks of 32×32 by AMX where there is a kind for it and units lie side by side; the margins, and everything elsewhere, in registers.
     #[inline(always)]
     unsafe fn tiled<D: Dot>(
         (rows, depth, width): (usize, usize, usize),
@@ -552,7 +556,7 @@ mod x86 {
         terms: ByteTerms<'_>,
     ) {
         let (tall, wide, steps) = (rows / SIDE * SIDE, width / SIDE * SIDE, depth / STEP);
-        let Some(kind) = amx.filter(|_| tall > 0 && wide > 0 && steps > 0) else {
+        let Some(kind) = amx.filter(|_| a.unit == 4 && tall > 0 && wide > 0 && steps > 0) else {
             // SAFETY: passed on to the caller.
             return unsafe { tiles::<D>((rows, depth, width), 0, a, b, c, c_row, terms) };
         };
@@ -657,9 +661,16 @@ mod tests {
             Units::Bf16 => (bytemuck::cast_slice(&half_a), bytemuck::pod_collect_to_vec(&half_b)),
             Units::Bytes => (&byte_a, bytemuck::pod_collect_to_vec(&byte_b)),
         };
-        let a = A { bytes, row: a_row * 4 / units.len() };
+        let row = a_row * 4 / units.len();
+        // The same with the units of a column side by side.
+        let across: Vec<u8> = (0..depth)
+            .flat_map(|l| (0..rows).flat_map(move |m| &bytes[m * row + 4 * l..][..4]))
+            .copied()
+            .collect();
         let b = B { units: &b_units, row: b_row };
-        for isa in Isa::available().into_iter().filter(|&isa| units.are_of(isa)) {
+        let lying = [A { bytes, row, unit: 4 }, A { bytes: &across, row: 4, unit: 4 * rows }];
+        let isas = Isa::available().into_iter().filter(|&isa| units.are_of(isa));
+        for (isa, a) in isas.flat_map(|isa| lying.map(|a| (isa, a))) {
             let mut c = before.clone();
             let size = (rows, depth, width);
             match units {

@@ -3,10 +3,8 @@
 //! Contract. Angles are computed in f64 and their sines and cosines rounded once to f32, so that a position beyond 4096
 //! is as exact as the first one (in f32 the angle itself would be off by 2e-4 there).
 
-use crate::{
-    Tensor,
-    parallel::{Shared, for_each_task},
-};
+use crate::{Isa, Tensor, isa::multiversion, lane::Lane, parallel::filled};
+use rayon::prelude::*;
 
 /// Turns every head of `x_tnh` `[t, heads, H]` by its row's position (big_vision `_apply_rope`): the angle of pair i is
 /// position · base^(-2i/H). H is even.
@@ -25,30 +23,54 @@ fn turn(x_tnh: &Tensor, positions_t: &[usize], base: f32, direction: f64) -> Ten
     assert!(t == positions_t.len() && h % 2 == 0, "rope of {x_tnh:?}");
     let half = h / 2;
     let frequencies: Vec<f64> = (0..half).map(|i| f64::from(base).powf(-2.0 * i as f64 / h as f64)).collect();
-    let x = x_tnh.as_f32();
-    let mut y = vec![0.0; x.len()];
-    let out = Shared::new(&mut y);
+    let turns_of = |position: usize, to: &mut [f32]| {
+        let (sines, cosines) = to.split_at_mut(half);
+        for ((sine, cosine), frequency) in sines.iter_mut().zip(cosines).zip(&frequencies) {
+            let (sin, cos) = (direction * position as f64 * frequency).sin_cos();
+            (*sine, *cosine) = (sin as f32, cos as f32);
+        }
+    };
+    // Several sequences have the same positions: each is worked out once then.
+    let end = positions_t.iter().max().map_or(0, |last| last + 1);
+    let mut table = vec![0.0; if end < t { end * h } else { 0 }];
+    table.par_chunks_mut(h.max(1)).enumerate().for_each(|(position, to)| turns_of(position, to));
+    let (x, row) = (x_tnh.as_f32(), heads * h);
     const GROUP: usize = 16;
-    for_each_task(t.div_ceil(GROUP), |task| {
-        let mut turns = vec![(0f32, 0f32); half];
-        for (row, &position) in positions_t.iter().enumerate().skip(task * GROUP).take(GROUP) {
-            for (turn, frequency) in turns.iter_mut().zip(&frequencies) {
-                let (sin, cos) = (direction * position as f64 * frequency).sin_cos();
-                *turn = (sin as f32, cos as f32);
-            }
-            for head in 0..heads {
-                let at = (row * heads + head) * h;
-                let (x1, x2) = x[at..at + h].split_at(half);
-                // SAFETY: every head of every row is written once, by the task of its row.
-                let (y1, y2) = unsafe { out.slice(at, h) }.split_at_mut(half);
-                for (i, &(sin, cos)) in turns.iter().enumerate() {
-                    y1[i] = x1[i] * cos - x2[i] * sin;
-                    y2[i] = x2[i] * cos + x1[i] * sin;
+    let y = filled(x.len(), GROUP * row, |task, y| {
+        let mut own = vec![0.0; h];
+        for (i, y) in y.chunks_mut(row).enumerate() {
+            let i = task * GROUP + i;
+            let turns = match table.get(positions_t[i] * h..(positions_t[i] + 1) * h) {
+                Some(turns) => turns,
+                None => {
+                    turns_of(positions_t[i], &mut own);
+                    &own
                 }
+            };
+            for (x, y) in x[i * row..][..row].chunks(h).zip(y.chunks_mut(h)) {
+                turn_head(Isa::best(), x, turns, y);
             }
         }
     });
     Tensor::from_f32(y, x_tnh.shape())
+}
+
+multiversion! {
+    /// One head turned; first its sines, then its cosines.
+    fn turn_head(x: &[f32], turns: &[f32], y: &mut [f32]) = turn_head_body
+}
+
+#[inline(always)]
+unsafe fn turn_head_body<L: Lane>(x: &[f32], turns: &[f32], y: &mut [f32]) {
+    let half = x.len() / 2;
+    let ((x1, x2), (sines, cosines)) = (x.split_at(half), turns.split_at(half));
+    let (y1, y2) = y.split_at_mut(half);
+    for ((((y1, y2), x1), x2), (sin, cos)) in
+        y1.iter_mut().zip(y2).zip(x1).zip(x2).zip(sines.iter().zip(cosines))
+    {
+        *y1 = x1 * cos - x2 * sin;
+        *y2 = x2 * cos + x1 * sin;
+    }
 }
 
 /// The slow, obvious [`rope`].

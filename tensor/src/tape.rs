@@ -7,7 +7,10 @@
 //!
 //! A parameter's gradient is not kept by the tape: each contribution is handed out as soon as it is there.
 
-use crate::{DType, Tensor, Weight, add_embedding_gradient, add_weight_gradient, weight_gradient};
+use crate::{
+    DType, Tensor, Weight, add_embedding_gradient, add_weight_gradient, elementwise::add_to,
+    linear_backward::weight_gradient_in_parts, weight_gradient,
+};
 use std::fmt;
 
 /// A tensor on its way through a model, and the entry of the tape that made it, if a gradient is wanted there.
@@ -145,7 +148,7 @@ impl Contribution {
     pub fn add_to(self, sum: &mut Tensor) {
         match self {
             Contribution::Whole(gradient) => {
-                sum.as_f32_mut().iter_mut().zip(gradient.as_f32()).for_each(|(sum, x)| *sum += x);
+                add_to(sum, &gradient);
             }
             Contribution::Product { dy, x, compute } => {
                 add_weight_gradient(&dy, &x, compute, sum.as_f32_mut());
@@ -153,6 +156,15 @@ impl Contribution {
             Contribution::Rows { dy, ids, scale } => {
                 add_embedding_gradient(&dy, &ids, scale, sum.as_f32_mut());
             }
+        }
+    }
+
+    /// The numbers of the parameter's `shape`, some at a time: `f(from, numbers)` gets those from number `from` on. A product
+    /// is never held as a whole.
+    pub fn in_parts(self, shape: &[usize], f: &mut dyn FnMut(usize, &[f32])) {
+        match self {
+            Contribution::Product { dy, x, compute } => weight_gradient_in_parts(&dy, &x, compute, f),
+            whole => f(0, whole.into_tensor(shape).as_f32()),
         }
     }
 
@@ -186,7 +198,7 @@ impl Gradients<'_> {
         let Some(node) = to else { return };
         let gradient = gradient();
         match &mut self.nodes[node] {
-            Some(sum) => sum.as_f32_mut().iter_mut().zip(gradient.as_f32()).for_each(|(sum, x)| *sum += x),
+            Some(sum) => add_to(sum, &gradient),
             none => *none = Some(gradient),
         }
     }

@@ -128,7 +128,7 @@ fn left<'a>(
         && isa != Isa::Amx
     {
         let size = w.dtype().size();
-        return A { bytes: &w.bytes()[k0 * size..], row: k * size };
+        return A { bytes: &w.bytes()[k0 * size..], row: k * size, unit: 4 };
     }
     let row_units = count + 16;
     scratch.clear();
@@ -159,7 +159,7 @@ fn left<'a>(
             }
         }
     }
-    A { bytes: bytemuck::cast_slice(scratch), row: row_units * 4 }
+    A { bytes: bytemuck::cast_slice(scratch), row: row_units * 4, unit: 4 }
 }
 
 /// Transposes the sums back, sixteen rows of x at a time, scales and finishes them.
