@@ -4,7 +4,7 @@
 use super::{
     convert::{Summary, companions},
     open::{Checkpoint, Format},
-    quantised::Form,
+    quantised::{Form, dequantise},
     write::write_folder,
 };
 use crate::{Error, Kind, Result};
@@ -19,7 +19,7 @@ const POSITIONS: &str = "vision_tower.embeddings.position_embedding.weight";
 /// bytes, and may break off: then nothing is left.
 ///
 /// # Errors
-/// `Kind::Usage`: a size that is no multiple of the patch's, a quantised model, an npz as `out`; writing; `Kind::Cancelled`.
+/// `Kind::Usage`: a size that is no multiple of the patch's, a quantised model without a `dtype`, an npz as `out`; writing; `Kind::Cancelled`.
 pub fn with_image_size(
     input: &Checkpoint,
     out: &Path,
@@ -35,15 +35,14 @@ pub fn with_image_size(
     if out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
         return Err(Error::usage("another image size is written as a folder").expected("a folder as OUT"));
     }
-    let stored = match input.forms()[..] {
-        [(Form::Plain(dtype), ..), ..] => dtype,
-        _ => {
-            return Err(
-                Error::usage("the model is quantised").expected("plain numbers, to be quantised again")
-            );
+    let dtype = match (dtype, input.scheme(), &input.forms()[..]) {
+        (Some(dtype), ..) => dtype,
+        (None, None, [(Form::Plain(stored), ..), ..]) => *stored,
+        (None, ..) => {
+            return Err(Error::usage("the model is quantised, and position embeddings are zoomed as plain numbers")
+                .expected("--dtype f32, bf16 or f16"));
         }
     };
-    let dtype = dtype.unwrap_or(stored);
     let mut config = input.config().clone();
     config.vision.image_size = image_size;
     let tokens = config.vision.num_tokens();
@@ -57,8 +56,9 @@ pub fn with_image_size(
     let num_bytes = config.num_parameters() * dtype.size() as u64;
     let (mut num_tensors, mut done) = (0, 0);
     write_folder(&config, out, dtype, &beside, &mut |name, shape| {
-        let Weight::Plain(mut tensor) = input.weight(name)? else {
-            return Err(Error::model(format!("{name} is quantised")));
+        let mut tensor = match input.weight(name)? {
+            Weight::Plain(tensor) => tensor,
+            quantised => dequantise(&quantised, dtype),
         };
         if name == POSITIONS {
             tensor = zoomed(&tensor, shape[0].isqrt());

@@ -139,7 +139,7 @@ impl Parameters {
         let mut get = |name: &str| -> Result<Parameter> {
             if let Some(&id) = ids.get(name) {
                 let wanted = &selection.wanted[id];
-                let start = checkpoint.tensor(name)?;
+                let start = dequantise(&checkpoint.weight(name)?, DType::F32);
                 if wanted.has_master {
                     starts[id] = Some(owned(&start, DType::F32));
                 }
