@@ -1,6 +1,11 @@
 //! Read-only file maps, the storage of checkpoints.
 
-use std::{fs::File, io, ops::Deref, path::Path};
+use std::{
+    fs::File,
+    io,
+    ops::{Deref, Range},
+    path::Path,
+};
 
 /// A whole file mapped read-only. Dereferences to its bytes.
 #[derive(Debug)]
@@ -27,6 +32,25 @@ impl MappedFile {
         // value may be anything, never as references, lengths that were checked before, or UTF-8.
         let map = unsafe { memmap2::Mmap::map(&file)? };
         Ok(MappedFile { map: Some(map) })
+    }
+
+    /// Gives the pages of a range back to the system. They are read from the file again when they are looked at again.
+    pub(crate) fn let_go(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map
+            && range.start < range.end
+            && range.end <= map.len()
+        {
+            // SAFETY: the map is one of a file and is never written to, so a page that is given back comes back with the
+            // bytes of the file, as it came in the first place. Neighbours on the same pages lose as little.
+            let given = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // A system that keeps them loses nothing but room.
+            let _ = given;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

@@ -7,7 +7,7 @@ use paligemma_tensor::{Contribution, DType, Parameter, Tensor, bf16};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::optimiser::{Numbers, Optimiser, Rate, State, sum_of_squares};
+use super::optimiser::{Kept, Numbers, Optimiser, Rate, State, sum_of_squares};
 use super::recipe::{ComputeType, Course, KeptType, LoraRecipe, Recipe};
 use super::schedule::Schedule;
 use crate::adapter::{Adapter, Pair, linear_layers};
@@ -344,7 +344,9 @@ impl Parameters {
             let stored = checkpoint.weight(name)?;
             Ok(match (recipe.dtype, forms.get(name)) {
                 (ComputeType::F32 | ComputeType::Bf16, Some(&Form::Plain(dtype))) => {
-                    dequantise(&stored, dtype).into()
+                    let plain = dequantise(&stored, dtype);
+                    stored.parts().into_iter().for_each(Tensor::let_go);
+                    plain.into()
                 }
                 _ => stored.into(),
             })
@@ -551,13 +553,26 @@ impl Parameters {
         Ok(())
     }
 
-    /// A parameter that holds a number that is not finite.
+    /// A parameter, or what the optimiser keeps of it, that holds a number that is not finite. An infinite second moment
+    /// would pass unseen: what it divides stands still for ever.
     pub(super) fn broken(&self) -> Option<String> {
         let is_broken = |(_, kept): &(String, Tensor)| match kept.dtype() {
             DType::F32 => !sum_of_squares(kept.as_f32()).is_finite(),
             _ => kept.as_bf16().iter().any(|x| !x.is_finite()),
         };
-        self.kept().into_iter().find(is_broken).map(|(name, _)| name)
+        let weights = self.kept().into_iter().find(is_broken).map(|(name, _)| name);
+        weights.or_else(|| {
+            let mut kept = self
+                .learner
+                .learning
+                .iter()
+                .flat_map(|l| l.state.kept.iter().map(move |(what, kept)| (&l.wanted.name, *what, kept)));
+            let (name, what, _) = kept.find(|(.., kept)| match kept {
+                Kept::F32(x) => !sum_of_squares(x).is_finite(),
+                Kept::Bf16(x) => x.iter().any(|x| !x.is_finite()),
+            })?;
+            Some(format!("{name}/{what}"))
+        })
     }
 
     /// The adapters as they are now.
@@ -580,10 +595,13 @@ impl Parameters {
 
 /// A tensor of its own, that may change in place: what the checkpoint maps is not ours.
 fn owned(tensor: &Tensor, dtype: DType) -> Tensor {
-    match dtype {
+    let owned = match dtype {
         DType::BF16 => Tensor::from_bf16(tensor.cast(DType::BF16).as_bf16().to_vec(), tensor.shape()),
         _ => Tensor::from_f32(tensor.to_f32_vec(), tensor.shape()),
-    }
+    };
+    // What it was copied from would stay in memory beside it.
+    tensor.let_go();
+    owned
 }
 
 /// An adapter to begin with is of the recipe's kind.

@@ -359,7 +359,11 @@ impl Job {
             let is_due = |every: Option<u64>| every.is_some_and(|every| every > 0 && at.step % every == 0);
             if is_due(Some(self.recipe.save_every)) || is_last {
                 let now = Position { skipped: at.skipped + loader.num_skipped(), ..at };
-                let path = self.save(&parameters, &now, last_save == 0)?;
+                let saved = self.save(&parameters, &now, last_save == 0);
+                let path = saved.map_err(|error| match error.kind() {
+                    Kind::Training => self.tell_batch(error, at.step, &examples),
+                    _ => error,
+                })?;
                 last_save = at.step;
                 is_stopped |= listen(Event::Saved(&path)).is_break();
             }
@@ -388,17 +392,22 @@ impl Job {
         at: &Position,
         examples: &[Ready],
     ) -> Error {
-        let list = examples.iter().map(|ready| {
-            json!({ "place": ready.place, "draw": ready.draw.number, "prefix": ready.prefix, "suffix": ready.suffix })
-        });
-        let batch = json!({ "step": at.step + 1, "examples": list.collect::<Vec<_>>() });
-        let path = self.recipe.out.join(BAD_BATCH);
-        // The error that matters is the one that is being told.
-        let _ = replace(&path, format!("{batch:#}\n").as_bytes());
         if !is_fused(&self.recipe) && at.step > 0 {
             let _ = self.save(parameters, at, false);
         }
-        error.at(format!("step {}", at.step + 1)).expected("a finite number").hint(format!(
+        self.tell_batch(error.at(format!("step {}", at.step + 1)), at.step + 1, examples)
+    }
+
+    /// Writes the examples of a broken step beside the run, and says so.
+    fn tell_batch(&self, error: Error, step: u64, examples: &[Ready]) -> Error {
+        let list = examples.iter().map(|ready| {
+            json!({ "place": ready.place, "draw": ready.draw.number, "prefix": ready.prefix, "suffix": ready.suffix })
+        });
+        let batch = json!({ "step": step, "examples": list.collect::<Vec<_>>() });
+        let path = self.recipe.out.join(BAD_BATCH);
+        // The error that matters is the one that is being told.
+        let _ = replace(&path, format!("{batch:#}\n").as_bytes());
+        error.expected("a finite number").hint(format!(
             "the batch is told in {}; a lower lr, a longer warmup or clip=1 may help",
             path.display()
         ))
