@@ -1,6 +1,11 @@
 //! Read-only file maps, the storage of checkpoints; and bytes that are within the program, as if they were one.
 
-use std::{fs::File, io, ops::Deref, path::Path};
+use std::{
+    fs::File,
+    io,
+    ops::{Deref, Range},
+    path::Path,
+};
 
 /// A whole file mapped read-only. Dereferences to its bytes.
 #[derive(Debug)]
@@ -36,6 +41,25 @@ impl MappedFile {
     /// A file that is within the program.
     pub fn built_in(bytes: &'static [u8]) -> Self {
         MappedFile(Bytes::Static(bytes))
+    }
+
+    /// Gives the pages of a range back to the system. They are read from the file again when they are looked at again.
+    pub(crate) fn let_go(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.0
+            && range.start < range.end
+            && range.end <= map.len()
+        {
+            // SAFETY: the map is one of a file and is never written to, so a page that is given back comes back with the
+            // bytes of the file, as it came in the first place. Neighbours on the same pages lose as little.
+            let given = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // A system that keeps them loses nothing but room.
+            let _ = given;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

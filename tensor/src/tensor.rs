@@ -127,6 +127,15 @@ impl Tensor {
         }
     }
 
+    /// Gives the memory of a mapped file's elements back: for who has copied them and does not look at them again soon. They
+    /// stay what they are. Other tensors have nothing to give.
+    pub fn let_go(&self) {
+        if let Storage::Mapped { file, offset, .. } = &self.storage {
+            let size = self.dtype().size();
+            file.let_go(offset + self.start * size..offset + (self.start + self.len()) * size);
+        }
+    }
+
     /// The elements of an `f32` tensor; panics on another type.
     pub fn as_f32(&self) -> &[f32] {
         assert_eq!(self.dtype(), DType::F32);

@@ -112,13 +112,25 @@ impl Config {
     }
 }
 
-/// Bytes that a process may still take: the system's estimate, or less where a control group sets a limit.
+/// Bytes that a process may still take: the system's estimate, or less where a control group or `ulimit -v` sets a limit.
 /// `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
-    Some(group_memory().map_or(available, |group| group.min(available)))
+    Some([group_memory(), address_space()].into_iter().flatten().fold(available, u64::min))
+}
+
+/// What is left of the address space that this process may have (`ulimit -v`), if that is limited, beside the stacks of threads
+/// and what the C library sets aside for them. Maps of files take it up like all else.
+fn address_space() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let taken = status.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let taken = taken.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
+    Some(limit.saturating_sub(taken).saturating_sub(32 << 20))
 }
 
 /// What is left below the limit of this process's control group (version 2). Pages of files count as free:

@@ -430,8 +430,11 @@ impl Learner {
 
 /// A tensor of its own, that may change in place: what the checkpoint maps is not ours.
 pub(super) fn owned(tensor: &Tensor, dtype: DType) -> Tensor {
-    match dtype {
+    let owned = match dtype {
         DType::BF16 => Tensor::from_bf16(tensor.cast(DType::BF16).as_bf16().to_vec(), tensor.shape()),
         _ => Tensor::from_f32(tensor.to_f32_vec(), tensor.shape()),
-    }
+    };
+    // What it was copied from would stay in memory beside it.
+    tensor.let_go();
+    owned
 }

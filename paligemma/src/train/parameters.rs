@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::learner::{Gradients, Learner, Pace, Rules, Wanted, is_fused, owned, pattern};
+use super::learner::{Gradients, Learner, Pace, Rules, Wanted, owned, pattern};
 use super::recipe::{ComputeType, KeptType, LoraRecipe, Recipe};
 use super::state::Part;
 use crate::adapter::{Adapter, Pair, linear_layers};
@@ -120,9 +120,17 @@ pub(super) struct Parameters {
     lanes: Option<Vec<ThreadPool>>,
 }
 
-/// The most numbers that learn of a model whose parts of a batch are computed side by side: each part keeps gradients of its
-/// own. The operations of a small model are too short to be shared among threads; those of a large one are not.
+/// The most numbers of a model whose parts of a batch are computed side by side: each part keeps gradients of its own. The
+/// operations of a small model are too short to be shared among threads; those of a large one are not, though little of it learns.
 const SIDE_BY_SIDE: usize = 1 << 25;
+
+/// How many parts of a batch are computed side by side, each on a thread of its own, where they are.
+pub(super) fn num_lanes(recipe: &Recipe, selection: &Selection) -> Option<usize> {
+    let frozen = selection.frozen.iter().map(|(named, _)| named.len());
+    let numbers: usize = selection.wanted.iter().map(Wanted::len).chain(frozen).sum();
+    let parts = recipe.batch.div_ceil(recipe.micro_batch());
+    (numbers <= SIDE_BY_SIDE && parts > 1).then(|| parts.min(rayon::current_num_threads()))
+}
 
 impl Parameters {
     /// Reads what learns and what does not.
@@ -139,7 +147,9 @@ impl Parameters {
         let mut get = |name: &str| -> Result<Parameter> {
             if let Some(&id) = ids.get(name) {
                 let wanted = &selection.wanted[id];
-                let start = dequantise(&checkpoint.weight(name)?, DType::F32);
+                let stored = checkpoint.weight(name)?;
+                let start = dequantise(&stored, DType::F32);
+                stored.parts().into_iter().for_each(Tensor::let_go);
                 if wanted.has_master {
                     starts[id] = Some(owned(&start, DType::F32));
                 }
@@ -148,7 +158,9 @@ impl Parameters {
             let stored = checkpoint.weight(name)?;
             Ok(match (recipe.dtype, forms.get(name)) {
                 (ComputeType::F32 | ComputeType::Bf16, Some(&Form::Plain(dtype))) => {
-                    dequantise(&stored, dtype).into()
+                    let plain = dequantise(&stored, dtype);
+                    stored.parts().into_iter().for_each(Tensor::let_go);
+                    plain.into()
                 }
                 _ => stored.into(),
             })
@@ -199,14 +211,13 @@ impl Parameters {
             start.or_else(|| wanted.has_master.then(|| halves.get(wanted.name.as_str()).cloned()).flatten())
         });
         let learner = Learner::new(recipe, &selection.paces, &selection.wanted, masters);
-        let is_small = selection.wanted.iter().map(Wanted::len).sum::<usize>() <= SIDE_BY_SIDE;
         let lane = |_| {
             ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| {
                 Error::new(Kind::Resource, "the system gives no more threads").because(error)
             })
         };
-        let lanes = (is_small && !is_fused(recipe))
-            .then(|| (0..rayon::current_num_threads()).map(lane).collect::<Result<_>>())
+        let lanes = num_lanes(recipe, selection)
+            .map(|count| (0..count).map(lane).collect::<Result<_>>())
             .transpose()?;
         Ok(Parameters { config: config.clone(), model, learner, lora, lanes })
     }
@@ -326,7 +337,7 @@ fn side_by_side(
     thread::scope(|scope| {
         for lane in lanes {
             let (parts, done, next, compute) = (&parts, &done, &next, &compute);
-            scope.spawn(move || {
+            let work = move || {
                 lane.install(|| {
                     loop {
                         let i = next.fetch_add(1, Ordering::Relaxed);
@@ -335,7 +346,11 @@ fn side_by_side(
                         let _ = done[i].set(compute(part));
                     }
                 });
-            });
+            };
+            // Where the system gives no thread to wait for the lane, this one does.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                work();
+            }
         }
     });
     done.into_iter().filter_map(OnceLock::into_inner).collect()

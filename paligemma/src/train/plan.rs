@@ -3,7 +3,7 @@
 use paligemma_tensor::DType;
 
 use super::learner::{Wanted, is_fused};
-use super::parameters::Selection;
+use super::parameters::{Selection, num_lanes};
 use super::recipe::{KeptType, LoraRecipe, OptimiserName, Recipe};
 use crate::checkpoint::{Checkpoint, available_memory};
 use crate::config::{Config, GemmaGeneration};
@@ -44,11 +44,16 @@ impl Plan {
         let wanted = &selection.wanted;
         let frozen: u64 = selection.frozen.iter().map(|(named, form)| form.num_bytes(&named.shape)).sum();
         let elements = |w: &Wanted| w.len() as u64;
+        let activations = activations(recipe, config, selection, size);
         let gradient_bytes = wanted.iter().map(|w| 4 * elements(w));
-        let gradients = match is_fused(recipe) {
-            false => gradient_bytes.sum(),
+        let whole: u64 = gradient_bytes.clone().sum();
+        let parts = recipe.batch.div_ceil(recipe.micro_batch()) as u64;
+        let gradients = match num_lanes(recipe, selection).map(|lanes| lanes as u64) {
+            // Each part that is done keeps its own until all are; the others' grow while their activations go.
+            Some(lanes) => (parts - lanes) * whole + lanes * whole.saturating_sub(activations / lanes),
+            None if !is_fused(recipe) => whole,
             // One at a time, beside that of the embedding table, which is whole only at the end.
-            true => {
+            None => {
                 let is_table = |w: &&Wanted| w.name.ends_with(".embed_tokens.weight");
                 gradient_bytes.max().unwrap_or(0)
                     + wanted.iter().filter(is_table).map(|w| 4 * elements(w)).sum::<u64>()
@@ -59,7 +64,7 @@ impl Plan {
             masters: wanted.iter().filter(|w| w.has_master).map(|w| 4 * elements(w)).sum(),
             gradients,
             optimiser: wanted.iter().map(|w| optimiser.num_bytes(&w.shape, kept)).sum(),
-            activations: activations(recipe, config, selection, size),
+            activations,
         }
     }
 
@@ -160,6 +165,7 @@ fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: Ex
     let (v, t) = (&config.vision, &config.text);
     let n = |x: usize| x as u64;
     let micro = n(recipe.micro_batch());
+    let lanes = n(num_lanes(recipe, selection).unwrap_or(1));
     let image_rows = micro * n(size.images) * n(v.num_tokens());
     let text_rows = image_rows + micro * n(size.text);
     let learns = |head: &str| selection.wanted.iter().any(|w| w.name.starts_with(head));
@@ -207,6 +213,6 @@ fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: Ex
     let logits = logits_rows * n(t.vocab_size) * 2;
     let pixels = 3 * n(v.image_size) * n(v.image_size) * n(size.images);
     // The batch, those made ready ahead, and what is computed together once more.
-    let waiting = pixels * (3 * n(recipe.batch) + micro);
-    4 * (vision + text + logits + waiting)
+    let waiting = pixels * (3 * n(recipe.batch) + lanes * micro);
+    4 * (lanes * (vision + text + logits) + waiting)
 }

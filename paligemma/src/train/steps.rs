@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use paligemma_tensor::{DType, Isa, Tensor, peak_rss};
+use paligemma_tensor::{DType, Isa, Tensor, bf16, peak_rss};
 use serde_json::{Value, json};
 
 use super::learner::is_fused;
@@ -175,7 +175,11 @@ impl Run<'_> {
             let is_last = at.step == end || is_stopped;
             let is_due = |every: u64| every > 0 && at.step % every == 0;
             if is_due(recipe.save_every) || is_last {
-                let path = self.save(&trainer, &at, last_save == 0)?;
+                let saved = self.save(&trainer, &at, last_save == 0);
+                let path = saved.map_err(|error| match error.kind() {
+                    Kind::Training => self.tell_batch(error, &trainer, at.step),
+                    _ => error,
+                })?;
                 last_save = at.step;
                 is_stopped |= listen(Event::Saved(&path)).is_break();
             }
@@ -250,16 +254,21 @@ impl Run<'_> {
 
     /// Keeps what a broken step leaves: its examples, and the weights before it, if they are as they were.
     fn stop_broken(&self, error: Error, trainer: &impl Trainer, at: &Position) -> Error {
-        let error = error.at(format!("step {}", at.step + 1)).expected("a finite number");
         if !is_fused(self.recipe) && at.step > 0 {
             // The error that matters is the one that is being told.
             let _ = self.save(trainer, at, false);
         }
+        self.tell_batch(error.at(format!("step {}", at.step + 1)), trainer, at.step + 1)
+    }
+
+    /// Writes the examples of a broken step beside the run, and says so.
+    fn tell_batch(&self, error: Error, trainer: &impl Trainer, step: u64) -> Error {
+        let error = error.expected("a finite number");
         let Some(examples) = trainer.batch() else {
             return error.hint("a lower lr or a longer warmup may help; the saved states are as they were");
         };
         let path = self.recipe.out.join(BAD_BATCH);
-        let batch = json!({ "step": at.step + 1, "examples": examples });
+        let batch = json!({ "step": step, "examples": examples });
         let _ = replace(&path, format!("{batch:#}\n").as_bytes());
         error.hint(format!(
             "the batch is told in {}; a lower lr, a longer warmup or clip=1 may help",
@@ -269,16 +278,16 @@ impl Run<'_> {
 
     fn save(&self, trainer: &impl Trainer, at: &Position, is_first: bool) -> Result<PathBuf> {
         let weights = trainer.weights();
-        if let Some((name, _)) = weights.iter().find(|(_, weight)| is_broken(weight)) {
+        let weights: Vec<Part<'_>> = weights.iter().map(|(name, weight)| Part::of(name, weight)).collect();
+        let rest = trainer.rest();
+        if let Some(part) = weights.iter().chain(&rest).find(|part| is_broken(part)) {
             return Err(Error::new(
                 Kind::Training,
-                format!("{name} holds a number that is not finite, and is not saved"),
+                format!("{} holds a number that is not finite, and is not saved", part.name),
             )
             .at(format!("step {}", at.step)));
         }
-        let weights: Vec<Part<'_>> = weights.iter().map(|(name, weight)| Part::of(name, weight)).collect();
-        let path =
-            state::save(&Disk::default(), &self.states(), at, &weights, &trainer.rest(), self.recipe.keep)?;
+        let path = state::save(&Disk::default(), &self.states(), at, &weights, &rest, self.recipe.keep)?;
         if is_first {
             // A disk that does not give back what it was given is found out before a day of work is on it.
             state::check(&path)?;
@@ -287,10 +296,12 @@ impl Run<'_> {
     }
 }
 
-fn is_broken(weight: &Tensor) -> bool {
-    match weight.dtype() {
-        DType::F32 => !sum_of_squares(weight.as_f32()).is_finite(),
-        _ => weight.as_bf16().iter().any(|x| !x.is_finite()),
+/// Whether a part holds a number that is not finite. What the optimiser keeps counts too: an infinite second moment would pass
+/// unseen, as what it divides stands still for ever.
+fn is_broken(part: &Part<'_>) -> bool {
+    match part.dtype {
+        DType::F32 => !sum_of_squares(bytemuck::cast_slice(part.bytes)).is_finite(),
+        _ => bytemuck::cast_slice::<u8, bf16>(part.bytes).iter().any(|x| !x.is_finite()),
     }
 }
 

@@ -14,6 +14,8 @@ mod hub;
 mod image;
 mod learning;
 mod masks;
+mod memory;
+mod not_finite;
 mod quantised;
 mod tidy;
 mod tokenizer;

@@ -5,6 +5,7 @@ use paligemma::{
     Error, Kind, Result,
     adapter::Adapter,
     checkpoint::Checkpoint,
+    model::{PaliGemma, Pass, Turn},
     session::{Session, SessionOptions},
     train::{Event, Job, Outcome, Recipe},
 };
@@ -15,12 +16,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-fn goldens(path: &str) -> String {
+pub(crate) fn goldens(path: &str) -> String {
     format!("{}/../goldens/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A job on the end-to-end model `model`, by changes to a recipe.
-fn job(model: &str, out: &Path, changes: &[&str]) -> Result<Job> {
+pub(crate) fn job(model: &str, out: &Path, changes: &[&str]) -> Result<Job> {
     let data = goldens("train/data.jsonl");
     let mut all = vec![
         format!("model.init={model}"),
@@ -37,7 +38,7 @@ fn job(model: &str, out: &Path, changes: &[&str]) -> Result<Job> {
     Job::open(recipe.absolute()?, &folder)
 }
 
-fn run(job: &Job, until: Option<u64>) -> Result<Outcome> {
+pub(crate) fn run(job: &Job, until: Option<u64>) -> Result<Outcome> {
     job.run(until, &mut |_| ControlFlow::Continue(()))
 }
 
@@ -167,6 +168,57 @@ fn adapters_are_pefts() {
     }
 }
 
+/// What we write, peft reads: adapters for exactly the layers that have one, and with them it says what we say.
+#[test]
+fn peft_reads_our_adapters() {
+    let folder = PathBuf::from(goldens("train/adapter_ours"));
+    let base = PathBuf::from(goldens("e2e/pg2"));
+    let adapter = Adapter::open(&folder, Checkpoint::open(&base).unwrap().config()).unwrap();
+    // The folder that peft has read is the one that we write.
+    let out = tempfile::tempdir().unwrap();
+    let again = out.path().join("again");
+    adapter.write(&again, "pg2").unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(fs::read(again.join(file)).unwrap() == fs::read(folder.join(file)).unwrap(), "{file}");
+    }
+    let options = SessionOptions {
+        tokenizer: Some(goldens("e2e/tokenizer.json").into()),
+        adapter: Some(folder),
+        dtype: Some(paligemma::DType::F32),
+        ..SessionOptions::default()
+    };
+    let session = Session::open(&base, &options).unwrap();
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string(goldens("train/adapter_ours.json")).unwrap()).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap() as usize;
+    let (stride, each) = (number(&golden["step"]), number(&golden["each"]));
+    let mut compared = 0;
+    for (case, picture) in golden["cases"].as_array().unwrap().iter().zip(["exif-6.jpg", "png-6-8.png"]) {
+        let picture = session.read_image(Path::new(&goldens(&format!("image/files/{picture}")))).unwrap();
+        let pixels = session.prompt(&[picture], "").unwrap().pixels;
+        let ids: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| number(id) as u32).collect();
+        let (model, mut pass) = (session.model(), Pass::plain());
+        let soft = model.encode_images(&pixels, &mut pass).unwrap();
+        let text = model.embed_text(&ids, &mut pass).unwrap();
+        let x = PaliGemma::join(&soft, &text, &mut pass);
+        let mut cache = model.new_cache();
+        let turn = Turn { len: x.shape()[0], prefix_len: number(&case["prefix"]), cache: &mut cache };
+        let y = model.forward(&x, &mut [turn], &mut pass).unwrap();
+        let logits = model.logits(y.tensor());
+        let rows = case["logits"].as_array().unwrap();
+        assert_eq!(rows.len(), x.shape()[0].div_ceil(each));
+        for (i, row) in rows.iter().enumerate() {
+            let ours = logits.rows(i * each, i * each + 1);
+            for (want, got) in row.as_array().unwrap().iter().zip(ours.as_f32().iter().step_by(stride)) {
+                let want = want.as_f64().unwrap();
+                assert!((want - f64::from(*got)).abs() <= 1e-4, "row {i}: {got}, want {want}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 500, "{compared}");
+}
+
 /// Three data sets, and all that is drawn at random.
 fn mixed(out: &Path, changes: &[&str]) -> Job {
     let (data, images) = (goldens("train/data.jsonl"), goldens("image/files"));
@@ -184,7 +236,7 @@ fn mixed(out: &Path, changes: &[&str]) -> Job {
 }
 
 /// The SHA-256 of what the last saved state holds.
-fn hashes(out: &Path, step: u64) -> [String; 2] {
+pub(crate) fn hashes(out: &Path, step: u64) -> [String; 2] {
     let path = out.join(format!("state/step-{step:06}/manifest.json"));
     let manifest: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     ["weights", "optimiser"]
@@ -195,33 +247,61 @@ fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(f)
 }
 
+/// At every step 1 to 39, with the loader's threads and those that compute taking turns; and at five steps with each pair of
+/// them before and after.
 #[test]
 fn a_run_that_stops_at_any_step_goes_on_as_if_it_had_not() {
     for (micro, kind) in [("micro_batch=1", "optimiser=adam"), ("micro_batch=4", "optimiser=adafactor")] {
         let whole = tempfile::tempdir().unwrap();
-        let changes = |loader: usize| [micro.to_owned(), kind.to_owned(), format!("loader_threads={loader}")];
-        let job = |out: &Path, loader: usize| {
-            let changes = changes(loader);
-            mixed(out, &changes.iter().map(String::as_str).collect::<Vec<_>>())
-        };
+        let job = |out: &Path, loader: usize| mixed(out, &[micro, kind, &format!("loader_threads={loader}")]);
         on_threads(2, || run(&job(whole.path(), 0), None)).unwrap();
         let want = hashes(whole.path(), 40);
-        for stop in 1..40 {
+        let check = |stop: u64, loaders: [usize; 2], threads: [usize; 2]| {
             let out = tempfile::tempdir().unwrap();
-            let loaders = [0, 1, 4];
-            let (before, after) =
-                (job(out.path(), loaders[stop % 3]), job(out.path(), loaders[(stop / 3) % 3]));
-            let outcome = on_threads(1 + stop % 2, || run(&before, Some(stop as u64))).unwrap();
-            assert_eq!((outcome.step, outcome.total, outcome.is_stopped), (stop as u64, 40, false));
-            let outcome = on_threads(1 + (stop / 2) % 2, || run(&after, None)).unwrap();
+            let outcome = on_threads(threads[0], || run(&job(out.path(), loaders[0]), Some(stop))).unwrap();
+            assert_eq!((outcome.step, outcome.total, outcome.is_stopped), (stop, 40, false));
+            let outcome = on_threads(threads[1], || run(&job(out.path(), loaders[1]), None)).unwrap();
             assert_eq!(outcome.step, 40);
-            assert_eq!(hashes(out.path(), 40), want, "{micro} stopped at {stop}");
+            assert_eq!(hashes(out.path(), 40), want, "{micro} stopped at {stop}: {loaders:?} {threads:?}");
             let metrics = fs::read_to_string(out.path().join("metrics.jsonl")).unwrap();
             let steps: Vec<u64> = metrics
                 .lines()
                 .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap())
                 .collect();
             assert!(steps.iter().copied().eq(1..=40), "{steps:?}");
+        };
+        let loaders = [0, 1, 4];
+        for stop in 1..40 {
+            let threads = [1 + stop % 2, 1 + (stop / 2) % 2];
+            check(stop as u64, [loaders[stop % 3], loaders[(stop / 3) % 3]], threads);
+        }
+        for loader in loaders {
+            for threads in [1, 2] {
+                for stop in [1, 10, 20, 31, 39] {
+                    check(stop, [loader; 2], [threads; 2]);
+                }
+            }
+        }
+    }
+}
+
+/// Four parts give what one gives, and so the losses of the goldens, whose batches have one, three and six parts.
+#[test]
+fn a_batch_in_four_parts_is_that_batch() {
+    for model in ["pg1", "pg2"] {
+        for (batch, mean) in [(4, "loss=example"), (8, "loss=token")] {
+            let curve = |parts: usize| {
+                let out = tempfile::tempdir().unwrap();
+                let (micro, batch) = (format!("micro_batch={}", batch / parts), format!("batch={batch}"));
+                let cosine = ["warmup_steps=5", "decay=cosine", "optimiser=adamw", "lr=3e-4"];
+                curve(&job(model, out.path(), &[&cosine[..], &[mean, &micro, &batch]].concat()).unwrap())
+            };
+            let (one, four) = (curve(1), curve(4));
+            assert!(one.len() == 50 && one[0].0 > one[49].0 + 0.05, "{one:?}");
+            for (step, ((a, a_norm), (b, b_norm))) in one.iter().zip(&four).enumerate() {
+                assert!((a - b).abs() <= 1e-4, "{model} {batch} step {step}: {a} {b}");
+                assert!((a_norm - b_norm).abs() <= 1e-4 * a_norm, "{model} {batch} step {step}");
+            }
         }
     }
 }
