@@ -9,7 +9,7 @@ pub(crate) const CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 input (im
     5 resources (memory, disk), 6 network or access, 130 Ctrl-C.";
 
 /// The code of a kind of error.
-pub(crate) fn code(kind: Kind) -> u8 {
+pub(crate) const fn code(kind: Kind) -> u8 {
     match kind {
         Kind::Model | Kind::Io => 1,
         Kind::Usage => 2,

@@ -12,6 +12,10 @@ mod verbs;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// Memory that the system does not give is a lack of resources, wherever it is asked for.
+#[global_allocator]
+static MEMORY: paligemma::OrExit = paligemma::OrExit { code: exit::code(paligemma::Kind::Resource) as i32 };
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     match verbs::run(&args) {

@@ -105,9 +105,11 @@ pub(crate) fn session(args: &Args, name: &str, options: &SessionOptions) -> Resu
 pub(crate) fn set_up_machine(args: &Args) -> Result<()> {
     paligemma::Isa::chosen().map_err(|e| Error::usage(e.to_string()))?;
     paligemma::keep_freed_memory();
-    let Some(threads) = args.threads else { return Ok(()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.into())
-        .build_global()
-        .map_err(|e| Error::usage(format!("--threads {threads}: {e}")))
+    // The first use would start them too, and panic where it cannot. 0 is as many as the machine has.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(args.threads.map_or(0, Into::into));
+    threads.build_global().map_err(|e| {
+        Error::new(Kind::Resource, format!("the threads cannot be started: {e}"))
+            .hint("ask for fewer by --threads, or raise the limits on threads and memory")
+            .because(e)
+    })
 }

@@ -71,11 +71,12 @@ impl Error {
 
     /// An operating-system error on `path`.
     pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
-        // A full disk is a lack of resources, whatever was being written; so is a limit on the size of files.
+        // A full disk is a lack of resources, whatever was being written; so is a limit on the size of files or on memory.
         let kind = match source.kind() {
             std::io::ErrorKind::StorageFull
             | std::io::ErrorKind::QuotaExceeded
-            | std::io::ErrorKind::FileTooLarge => Kind::Resource,
+            | std::io::ErrorKind::FileTooLarge
+            | std::io::ErrorKind::OutOfMemory => Kind::Resource,
             _ => Kind::Io,
         };
         Error::new(kind, source.to_string()).at(path.as_ref().display().to_string()).because(source)

@@ -24,4 +24,4 @@ pub mod train;
 pub mod verify;
 
 pub use error::{Error, Kind, Result};
-pub use paligemma_tensor::{DType, Isa, keep_freed_memory, peak_rss};
+pub use paligemma_tensor::{DType, Isa, OrExit, keep_freed_memory, peak_rss};

@@ -7,7 +7,8 @@
 //! Legend: T rows, D width, V rows of the table.
 
 use crate::{
-    Epilogue, Isa, Tensor, Weight, add_input_gradient, add_weight_gradient, gradient_dtype, linear,
+    Epilogue, Isa, Tensor, Weight, add_input_gradient, add_weight_gradient, gradient_dtype,
+    linear::{Use, linear_for},
     math::{exp_slice, softcap_slice},
 };
 use rayon::prelude::*;
@@ -60,13 +61,14 @@ pub fn cross_entropy(
 ) -> CrossEntropy {
     let (d, v) = (x_td.shape()[1], table_vd.shape()[0]);
     let compute = gradient_dtype(table_vd);
+    let used = if wants_dx || wants_dtable { Use::Gradient } else { Use::Answer };
     let mut loss = 0.0;
     let mut dx = wants_dx.then(|| Tensor::zeros(x_td.shape()));
     let mut dtable = wants_dtable.then(|| Tensor::zeros(&table_vd.shape()));
     for chunk in targets.chunks((LOGITS / 4 / v.max(1)).clamp(16, 1024)) {
         let rows = chunk.iter().flat_map(|target| &x_td.as_f32()[target.row * d..(target.row + 1) * d]);
         let x = Tensor::from_f32(rows.copied().collect(), &[chunk.len(), d]);
-        let mut logits = linear(&x, table_vd, Epilogue::default());
+        let mut logits = linear_for(used, Isa::best(), &x, table_vd, Epilogue::default());
         let losses: Vec<f64> = (logits.as_f32_mut().par_chunks_mut(v), chunk)
             .into_par_iter()
             .map(|(logits, target)| row_loss(logits, target, rule, wants_dx || wants_dtable))

@@ -67,7 +67,7 @@ pub use linear_backward::{
     add_input_gradient, add_weight_gradient, bias_gradient, gradient_dtype, input_gradient, weight_gradient,
 };
 pub use mapped::MappedFile;
-pub use memory::{keep_freed_memory, peak_rss};
+pub use memory::{OrExit, keep_freed_memory, peak_rss};
 pub use mix::mix;
 pub use nibbles::INT4_GROUP;
 pub use norm::{

@@ -45,9 +45,22 @@ pub struct Epilogue<'a> {
 /// The most rows of x that are taken one by one.
 const MOST_FEW_ROWS: usize = 16;
 
+/// What a product is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// An answer.
+    Answer,
+    /// A gradient, too: x beside half bytes is rounded as the way back rounds it, to bf16, however few its rows are.
+    Gradient,
+}
+
 /// Whether t rows are taken one by one. Half bytes would have to be widened for block products, which pays for many rows only.
-fn are_few(t: usize, w: &Weight) -> bool {
-    t <= if matches!(w, Weight::Int4 { .. }) { MOST_FEW_ROWS } else { 4 }
+fn are_few(t: usize, w: &Weight, used: Use) -> bool {
+    match (w, used) {
+        (Weight::Int4 { .. }, Use::Answer) => t <= MOST_FEW_ROWS,
+        (Weight::Int4 { .. }, Use::Gradient) => false,
+        _ => t <= 4,
+    }
 }
 
 /// `x_tk` f32 `[t, k]`, `w_nk` `[n, k]` → f32 `[t, n]`.
@@ -57,6 +70,17 @@ pub fn linear(x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Tensor {
 
 /// [`linear`] on a given instruction set.
 pub fn linear_on(isa: Isa, x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Tensor {
+    linear_for(Use::Answer, isa, x_tk, w_nk, epilogue)
+}
+
+/// [`linear_on`] of a given use.
+pub(crate) fn linear_for(
+    used: Use,
+    isa: Isa,
+    x_tk: &Tensor,
+    w_nk: &Weight,
+    epilogue: Epilogue<'_>,
+) -> Tensor {
     let (t, [n, _]) = (x_tk.shape()[0], w_nk.shape());
     let bias = epilogue.bias.map(Tensor::to_f32_vec);
     let residual = epilogue.residual.map(|r| {
@@ -66,7 +90,7 @@ pub fn linear_on(isa: Isa, x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>)
     if let Some(bias) = &bias {
         assert_eq!(bias.len(), n, "bias");
     }
-    product(isa, x_tk, &[w_nk], |n0, row, values: &mut [&mut [f32]]| {
+    product(used, isa, x_tk, &[w_nk], |n0, row, values: &mut [&mut [f32]]| {
         let y = &mut *values[0];
         let width = y.len();
         if let Some(bias) = &bias {
@@ -89,7 +113,12 @@ pub fn geglu(x_tk: &Tensor, gate_nk: &Weight, up_nk: &Weight) -> Tensor {
 
 /// [`geglu`] on a given instruction set.
 pub fn geglu_on(isa: Isa, x_tk: &Tensor, gate_nk: &Weight, up_nk: &Weight) -> Tensor {
-    product(isa, x_tk, &[gate_nk, up_nk], |_, _, values: &mut [&mut [f32]]| {
+    geglu_for(Use::Answer, isa, x_tk, gate_nk, up_nk)
+}
+
+/// [`geglu_on`] of a given use.
+pub(crate) fn geglu_for(used: Use, isa: Isa, x_tk: &Tensor, gate_nk: &Weight, up_nk: &Weight) -> Tensor {
+    product(used, isa, x_tk, &[gate_nk, up_nk], |_, _, values: &mut [&mut [f32]]| {
         let (gate, up) = values.split_at_mut(1);
         gelu_times_slice(isa, gate[0], up[0]);
     })
@@ -97,9 +126,13 @@ pub fn geglu_on(isa: Isa, x_tk: &Tensor, gate_nk: &Weight, up_nk: &Weight) -> Te
 
 /// The slow, obvious [`linear`]: one loop per index, sums in f64.
 pub fn linear_plain(x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Tensor {
+    linear_plain_for(Use::Answer, x_tk, w_nk, epilogue)
+}
+
+fn linear_plain_for(used: Use, x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Tensor {
     let (t, k, [n, _]) = (x_tk.shape()[0], x_tk.shape()[1], w_nk.shape());
     let mut x = x_tk.as_f32().to_vec();
-    match Inputs::of(w_nk, !are_few(t, w_nk)) {
+    match Inputs::of(w_nk, !are_few(t, w_nk, used)) {
         Inputs::Exact => {}
         Inputs::Bf16 => x.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
         Inputs::Bytes => {
@@ -114,7 +147,7 @@ pub fn linear_plain(x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Ten
         }
     }
     let mut w = w_nk.to_f32();
-    if matches!(w_nk, Weight::Int4 { .. }) && !are_few(t, w_nk) {
+    if matches!(w_nk, Weight::Int4 { .. }) && !are_few(t, w_nk, used) {
         w = w.cast(DType::BF16).cast(DType::F32);
     }
     let bias = epilogue.bias.map(Tensor::to_f32_vec);
@@ -138,7 +171,7 @@ pub fn linear_plain(x_tk: &Tensor, w_nk: &Weight, epilogue: Epilogue<'_>) -> Ten
 
 /// The products of x with one or two matrices of one kind; `finish(n0, row, values)` gets, for every row of x, the
 /// values of outputs n0… of each matrix and leaves the result in the first.
-fn product<F>(isa: Isa, x_tk: &Tensor, weights: &[&Weight], finish: F) -> Tensor
+fn product<F>(used: Use, isa: Isa, x_tk: &Tensor, weights: &[&Weight], finish: F) -> Tensor
 where
     F: Fn(usize, usize, &mut [&mut [f32]]) + Sync,
 {
@@ -147,7 +180,7 @@ where
     for w in weights {
         assert!(w.is_like(weights[0]), "both matrices of one shape and type");
     }
-    let y = if are_few(t, weights[0]) {
+    let y = if are_few(t, weights[0], used) {
         few::product(isa, x_tk, weights, &finish)
     } else if let Some(all) = weights.iter().map(|w| Resident::forward(isa, w)).collect::<Option<Vec<_>>>() {
         Resident::product(&all, x_tk, |row, values| finish(0, row, values))
@@ -196,14 +229,17 @@ mod tests {
         let bias = random(3, &[n]);
         let residual = random(4, &[t, n]);
         let epilogue = Epilogue { bias: Some(&bias), gelu, residual: Some(&residual) };
-        let want = linear_plain(&x, &w, epilogue);
-        let gate = linear_plain(&x, &w, Epilogue { gelu: true, ..Epilogue::default() });
-        let up = linear_plain(&x, &u, Epilogue::default());
-        let gated: Vec<f32> = gate.as_f32().iter().zip(up.as_f32()).map(|(g, u)| g * u).collect();
-        for isa in Isa::available() {
-            assert_close(&linear_on(isa, &x, &w, epilogue), &want, 2e-6 * (k as f32).sqrt());
-            let got = geglu_on(isa, &x, &w, &u);
-            assert_close(&got, &Tensor::from_f32(gated.clone(), &[t, n]), 4e-6 * k as f32);
+        for used in [Use::Answer, Use::Gradient] {
+            let want = linear_plain_for(used, &x, &w, epilogue);
+            let gate = linear_plain_for(used, &x, &w, Epilogue { gelu: true, ..Epilogue::default() });
+            let up = linear_plain_for(used, &x, &u, Epilogue::default());
+            let gated: Vec<f32> = gate.as_f32().iter().zip(up.as_f32()).map(|(g, u)| g * u).collect();
+            for isa in Isa::available() {
+                let got = linear_for(used, isa, &x, &w, epilogue);
+                assert_close(&got, &want, 2e-6 * (k as f32).sqrt());
+                let got = geglu_for(used, isa, &x, &w, &u);
+                assert_close(&got, &Tensor::from_f32(gated.clone(), &[t, n]), 4e-6 * k as f32);
+            }
         }
     }
 

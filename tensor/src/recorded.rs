@@ -7,12 +7,14 @@
 //! Legend: t rows, d width, k inputs, n outputs, f width of the MLP.
 
 use crate::{
-    AttentionRule, Contribution, ConvolutionGradients, CrossEntropy, DType, Epilogue, KeyedRows, LossRule,
-    Parameter, Span, Tape, Target, Tensor, Value, add, add_input_gradient, attention_backward,
-    attention_whole, bias_gradient, concat_rows, conv_transpose2d, conv_transpose2d_backward, conv2d,
-    conv2d_backward, cross_entropy, dropout, embedding, geglu, gelu, gelu_backward, gelu_times,
-    gelu_times_backward, gradient_dtype, input_gradient, layer_norm, layer_norm_backward, linear, relu,
-    relu_backward, rms_norm, rms_norm_backward, rope, rope_backward, sigmoid_contrastive, unit_rows,
+    AttentionRule, Contribution, ConvolutionGradients, CrossEntropy, DType, Epilogue, Isa, KeyedRows,
+    LossRule, Parameter, Span, Tape, Target, Tensor, Value, Weight, add, add_input_gradient,
+    attention_backward, attention_whole, bias_gradient, concat_rows, conv_transpose2d,
+    conv_transpose2d_backward, conv2d, conv2d_backward, cross_entropy, dropout, embedding, gelu,
+    gelu_backward, gelu_times, gelu_times_backward, gradient_dtype, input_gradient, layer_norm,
+    layer_norm_backward,
+    linear::{geglu_for, linear_for},
+    relu, relu_backward, rms_norm, rms_norm_backward, rope, rope_backward, sigmoid_contrastive, unit_rows,
     unit_rows_backward,
 };
 use std::ops::Range;
@@ -53,7 +55,7 @@ impl Tape {
             gelu: gelu && is_fused,
             residual: residual.filter(|_| is_fused).map(|r| &r.tensor),
         };
-        let product = linear(&x_tk.tensor, w_nk.weight(), epilogue);
+        let product = linear_for(self.used(), Isa::best(), &x_tk.tensor, w_nk.weight(), epilogue);
         let (mut y, mut z) = (product, None);
         if !is_fused {
             let activated = crate::gelu(&y);
@@ -89,10 +91,11 @@ impl Tape {
     /// [`geglu`](crate::geglu()): `x_td`, both weights `[f, d]` → `[t, f]`.
     pub fn geglu(&mut self, x_td: &Value, gate_fd: &Parameter, up_fd: &Parameter) -> Value {
         if !self.wants(&[x_td.node], &[gate_fd.id, up_fd.id]) {
-            return geglu(&x_td.tensor, gate_fd.weight(), up_fd.weight()).into();
+            let (gate, up) = (gate_fd.weight(), up_fd.weight());
+            return geglu_for(self.used(), Isa::best(), &x_td.tensor, gate, up).into();
         }
-        let gate = linear(&x_td.tensor, gate_fd.weight(), Epilogue::default());
-        let up = linear(&x_td.tensor, up_fd.weight(), Epilogue::default());
+        let product = |w: &Weight| linear_for(self.used(), Isa::best(), &x_td.tensor, w, Epilogue::default());
+        let (gate, up) = (product(gate_fd.weight()), product(up_fd.weight()));
         let y = gelu_times(&gate, &up);
         let (x_node, gate_id, up_id) = (x_td.node, gate_fd.id, up_fd.id);
         let x = gate_id.or(up_id).map(|_| x_td.tensor.clone());

@@ -8,7 +8,7 @@
 //! A parameter's gradient is not kept by the tape: each contribution is handed out as soon as it is there.
 
 use crate::{
-    DType, Tensor, Weight, add_embedding_gradient, add_weight_gradient, elementwise::add_to,
+    DType, Tensor, Weight, add_embedding_gradient, add_weight_gradient, elementwise::add_to, linear::Use,
     linear_backward::weight_gradient_in_parts, weight_gradient,
 };
 use std::fmt;
@@ -257,6 +257,11 @@ impl Tape {
     /// Whether it records.
     pub fn is_on(&self) -> bool {
         self.mode == Mode::On
+    }
+
+    /// What its products are for. Where it watches, the same is computed again as where it records.
+    pub(crate) fn used(&self) -> Use {
+        if self.mode == Mode::Off { Use::Answer } else { Use::Gradient }
     }
 
     /// The number of results that it keeps a way back of.

@@ -1,9 +1,15 @@
 //! `train`, `recipes`, `plot`.
 
-use crate::{Scene, code_in_time, interrupt, keys};
+use crate::{Ran, Scene, code_in_time, interrupt, keys};
 use paligemma::image::{Picture, png_of_picture};
 use serde_json::{Value, json};
-use std::{fs, process::Stdio, thread::sleep, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
 
 /// A scene with `d.jsonl`: `count` drawn pictures of a coloured shape and what they show.
 fn drawn(count: usize) -> Scene {
@@ -104,7 +110,7 @@ fn a_run_is_begun_looked_at_stopped_and_gone_on_with() {
 #[test]
 fn adapters_are_trained_written_and_used() {
     let scene = drawn(4);
-    for (model, dtype) in [("m8", "int8"), ("m16", "bf16")] {
+    for (model, dtype) in [("m4", "int4"), ("m8", "int8"), ("m16", "bf16")] {
         assert_eq!(scene.run(&["random", "tiny", model, "--dtype", dtype, "-q"]).code, 0);
         let init = format!("model.init={model}");
         let out = format!("out=run-{model}");
@@ -113,6 +119,12 @@ fn adapters_are_trained_written_and_used() {
             ["train", "lora", &init, files, &out, "epochs=4", "batch=2", "lr=1e-2", "tensorboard=true"];
         let trained = scene.json(&train);
         assert_eq!((&trained["step"], &trained["total"]), (&json!(8), &json!(8)));
+        let losses: Vec<f64> = scene
+            .read(&format!("run-{model}/metrics.jsonl"))
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
+            .collect();
+        assert!(losses.len() == 8 && losses[6] + losses[7] < 0.9 * (losses[0] + losses[1]), "{losses:?}");
         let adapter = format!("adapter-{model}");
         scene.json(&["train", &format!("run-{model}"), "--export", &adapter]);
         let answer = |args: &[&str]| {
@@ -167,6 +179,180 @@ fn kills_lose_nothing() {
     let ran = scene.run(&[&args[..], &["--steps", &(last + 2).to_string()]].concat());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     assert!(steps(&scene).iter().copied().eq(1..=last + 2), "{:?}", steps(&scene));
+}
+
+/// The program under `limit`, a line of the shell.
+#[cfg(target_os = "linux")]
+fn run_under(scene: &Scene, limit: &str, args: &[&str]) -> Ran {
+    let program = scene.command(args);
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")])
+        .arg(program.get_program())
+        .args(program.get_args())
+        .current_dir(scene.path(""))
+        .env_clear()
+        .envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))))
+        .stdin(Stdio::null());
+    shell.output().unwrap().into()
+}
+
+/// Every file of the saved states with what is in it.
+#[cfg(target_os = "linux")]
+fn states(scene: &Scene) -> Vec<(PathBuf, Vec<u8>)> {
+    let folders = fs::read_dir(scene.path("run/state")).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    let mut files: Vec<PathBuf> = files.collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// Writes a recipe in which one vector of 64 numbers learns, so that a state is smaller than its manifest.
+#[cfg(target_os = "linux")]
+fn write_little(scene: &Scene) {
+    let recipe = r"
+        lr = 1e-3
+        optimiser = 'sgd'
+        freeze = ['(?!llm/final_norm/scale$|language_model\.norm\.weight$).*']
+        model.init = 'm32'
+        data.train.files = 'd.jsonl'
+        batch = 2
+        out = 'run'
+        save_every = 1
+    ";
+    scene.write("little.toml", recipe);
+}
+
+/// A file that may not grow, as a limit or a quota has it: whichever file it is, the run stops, the states are as they were, and
+/// it goes on when there is room.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_room_for_a_file_stops_a_run_and_loses_nothing() {
+    let scene = drawn(4);
+    write_little(&scene);
+    // In a limit that is asked of `ulimit -f` a manifest has room.
+    let limit = |bytes: u32| format!("/usr/bin/prlimit --fsize={bytes} --pid $$ || exit 99");
+    if run_under(&scene, &limit(1 << 30), &["show", "m32"]).code != 0 {
+        eprintln!("skipped: there is no prlimit here");
+        return;
+    }
+    let check = |file: &str, recipe: &[&str], first: &str, bytes: u32| {
+        let _ = fs::remove_dir_all(scene.path("run"));
+        let _ = fs::remove_dir_all(scene.path("whole"));
+        let args = [recipe, &["epochs=5", "log_every=1", "keep=2"]].concat();
+        let whole = [&args[..], &["out=whole"]].concat();
+        assert_eq!(scene.run(&whole).code, 0);
+        assert_eq!(scene.run(&[&args[..], &["--steps", first]].concat()).code, 0);
+        let before = states(&scene);
+        let ran = run_under(&scene, &format!("trap '' XFSZ; {}", limit(bytes)), &args);
+        assert_eq!(ran.code, 5, "{file}: {ran:?}");
+        assert!(ran.err.contains(file) && ran.err.contains("too large"), "{file}: {ran:?}");
+        assert!(before == states(&scene), "{file}: the states have changed");
+        // A system that does not ask whether the program wants to hear of it ends it there.
+        let killed = run_under(&scene, &limit(bytes), &args);
+        assert!(killed.code != 0 && killed.code != 101, "{file}: {killed:?}");
+        assert!(states(&scene).starts_with(&before), "{file}: the states have changed");
+        let ran = scene.run(&args);
+        assert!(ran.code == 0 && ran.err.contains("going on behind step"), "{file}: {ran:?}");
+        let hashes = |run: &str| scene.read(&format!("{run}/state/step-000010/manifest.json"));
+        assert_eq!(hashes("run"), hashes("whole"), "{file}");
+        assert!(steps(&scene).iter().copied().eq(1..=10), "{file}");
+    };
+    let (usual, little) = ([&SMALL[..], &["eval.answers=false"]].concat(), ["train", "little.toml"]);
+    check("weights.safetensors", &usual, "1", 600_000);
+    check("optimiser.safetensors", &usual, "2", 2_000_000);
+    check("manifest.json", &little, "1", 420);
+    check("metrics.jsonl", &little, "4", 600);
+}
+
+/// Disks of thirty sizes, a page more each: the run ends as it should or stops for want of room; on a larger disk it goes on,
+/// and ends with the same bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn full_disks_of_thirty_sizes_lose_nothing() {
+    let scene = drawn(2);
+    write_little(&scene);
+    let args = ["train", "little.toml", "epochs=4", "keep=1"];
+    assert_eq!(scene.run(&[&args[..], &["out=whole"]].concat()).code, 0);
+    let want = scene.read("whole/state/step-000004/manifest.json");
+    fs::create_dir(scene.path("run")).unwrap();
+    // Whoever may have a name space of their own may mount a disk of memory in it.
+    let on_disk = |kib: u32, then: &str| {
+        let program = scene.command(&args);
+        let script = format!("/bin/mount -t tmpfs -o size={kib}k none run || exit 99\n{then}");
+        let mut shell = Command::new("/usr/bin/unshare");
+        shell
+            .args(["-Urm", "/bin/sh", "-c", &script])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir(scene.path(""))
+            .env_clear()
+            .envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .stdin(Stdio::null());
+        shell.output().map(Ran::from)
+    };
+    match on_disk(64, "exit 0") {
+        Ok(ran) if ran.code == 0 => {}
+        no => {
+            eprintln!("skipped: this system lets nobody mount a small disk: {no:?}");
+            return;
+        }
+    }
+    let (mut stopped, mut done) = (0, 0);
+    for kib in (1..=30).map(|pages| pages * 4) {
+        let then = "\"$0\" \"$@\"; echo first $?; /bin/mount -o remount,size=64m run || exit 99\n\
+            ls run/state/*.tmp 2>/dev/null; \"$0\" \"$@\" || exit 98; cat run/state/*/manifest.json";
+        let ran = on_disk(kib, then).unwrap();
+        assert_eq!(ran.code, 0, "{kib} KiB: {ran:?}");
+        let (first, rest) = ran.out.split_once('\n').unwrap();
+        assert_eq!(rest, want, "{kib} KiB: {ran:?}");
+        match first {
+            "first 0" => done += 1,
+            "first 5" => {
+                stopped += 1;
+                assert!(ran.err.contains("error: ") && !ran.err.contains("panicked"), "{ran:?}");
+            }
+            other => panic!("{kib} KiB: {other}: {ran:?}"),
+        }
+    }
+    assert!(stopped >= 5 && done >= 5, "{stopped} stopped, {done} done");
+}
+
+/// Under twelve limits of its memory a run is refused before it begins, with what would make it fit; and where it fits, it ends
+/// as it should.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_does_not_fit_is_refused() {
+    let scene = drawn(2);
+    let large = [&SMALL[..], &["epochs=1", "batch=128", "eval.answers=false"]].concat();
+    let dry = run_under(&scene, "ulimit -v 400000", &[&large[..], &["--dry-run", "--json"]].concat());
+    assert_eq!(dry.code, 5, "{dry:?}");
+    let total = dry.json()["memory_total"].as_u64().unwrap() >> 10;
+    assert!(total > 400_000, "{total} kB");
+    let mut told = 0;
+    for i in 0..12 {
+        let kb = 100_000 + (total - 100_000) * i / 12;
+        let ran = run_under(&scene, &format!("ulimit -v {kb}"), &large);
+        assert!(ran.code == 5 && ran.err.contains("error: "), "{kb} kB: {ran:?}");
+        told += usize::from(
+            ["the run needs ", " are available", "micro_batch=1 → "]
+                .iter()
+                .all(|part| ran.err.contains(part)),
+        );
+        assert!(!scene.path("run/state").exists());
+    }
+    // The C library sets address space aside for each thread, now more, now less: under the lowest limits the program may not
+    // get as far as that.
+    assert!(told >= 8, "{told}");
+    let small = [&SMALL[..], &["epochs=1", "eval.answers=false"]].concat();
+    for kb in (1..=12).map(|i| 40_000 + i * 20_000) {
+        let _ = fs::remove_dir_all(scene.path("run"));
+        let ran = run_under(&scene, &format!("ulimit -v {kb}"), &small);
+        assert!(ran.code == 0 || ran.code == 5 && ran.err.contains("error: "), "{kb} kB: {ran:?}");
+    }
+    let _ = fs::remove_dir_all(scene.path("run"));
+    let ran = run_under(&scene, "ulimit -v 2000000", &small);
+    assert_eq!(ran.code, 0, "{ran:?}");
 }
 
 #[cfg(unix)]
