@@ -92,7 +92,7 @@ fn without_an_image_field_data_are_texts() {
     let dataset = Dataset::open(&[folder.path().join("texts.jsonl")], None, fields()).unwrap();
     let mixture = Mixture::in_order("texts", dataset).unwrap();
     let preparation = Preparation {
-        tokenizer: Arc::new(tokenizer.clone()),
+        tokenizer: Arc::new(tokenizer),
         preprocess: Preprocess::Reference { antialias: true },
         image_size: 28,
         text_len: 32,
