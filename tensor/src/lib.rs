@@ -69,6 +69,7 @@ pub use linear_backward::{
 pub use mapped::MappedFile;
 pub use memory::{OrExit, keep_freed_memory, peak_rss};
 pub use mix::mix;
+pub use narrow::{round_into_bf16, widen_from_bf16};
 pub use nibbles::INT4_GROUP;
 pub use norm::{
     layer_norm, layer_norm_backward, layer_norm_on, layer_norm_plain, rms_norm, rms_norm_backward,

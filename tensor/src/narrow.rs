@@ -1,6 +1,10 @@
 //! Numbers between f32 and the narrower types: bf16, f16, signed bytes with a scale.
 
 use crate::{Isa, bf16, f16, isa::multiversion, lane::Lane};
+use rayon::prelude::*;
+
+/// Numbers that one thread takes at a time.
+const GROUP: usize = 1 << 14;
 
 /// A type of weights, and how a vector of it is read.
 pub(crate) trait Element: Copy {
@@ -97,6 +101,18 @@ multiversion! {
 multiversion! {
     /// Numbers rounded to bf16, to nearest even.
     fn narrow(from: &[f32], to: &mut [bf16]) = narrow_body
+}
+
+/// Numbers of `from` rounded to bf16, to nearest even. Panics where the lengths differ.
+pub fn round_into_bf16(from: &[f32], to: &mut [bf16]) {
+    assert_eq!(from.len(), to.len());
+    let parts = from.par_chunks(GROUP).zip(to.par_chunks_mut(GROUP));
+    parts.for_each(|(from, to)| narrow(Isa::best(), from, to));
+}
+
+/// Numbers of `from` as f32. Panics where the lengths differ.
+pub fn widen_from_bf16(from: &[bf16], to: &mut [f32]) {
+    widen(Isa::best(), from, to);
 }
 
 #[inline(always)]

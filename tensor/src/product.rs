@@ -361,15 +361,20 @@ impl Tile {
     unsafe fn run<D: Dot, const M: usize, const V: usize>(&self) {
         // SAFETY: the caller's matrices hold M rows and V vectors from these pointers on.
         unsafe {
-            let mut sums: [[D::Sum; V]; M] = std::array::from_fn(|m| {
-                std::array::from_fn(|v| {
+            // Loops, for a closure does not have the features of its caller unless it happens to be inlined.
+            let mut sums = [[D::zero(); V]; M];
+            for m in 0..M {
+                for v in 0..V {
                     let column = v * D::WIDTH;
-                    D::begin(self.c.add(m * self.c_row + column), self.start.wrapping_add(column))
-                })
-            });
+                    let c = self.c.add(m * self.c_row + column);
+                    sums[m][v] = D::begin(c, self.start.wrapping_add(column));
+                }
+            }
             for l in 0..self.depth {
-                let bs: [D::Unit; V] =
-                    std::array::from_fn(|v| D::load(self.b.add(l * self.b_row + v * D::WIDTH)));
+                let mut bs = [D::load(self.b.add(l * self.b_row)); V];
+                for v in 1..V {
+                    bs[v] = D::load(self.b.add(l * self.b_row + v * D::WIDTH));
+                }
                 for m in 0..M {
                     let a = D::splat(self.a.add(m * self.a_row + l * self.a_unit));
                     for v in 0..V {

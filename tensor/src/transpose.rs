@@ -50,9 +50,11 @@ pub(crate) fn transpose(
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512_block(from: *const u32, from_row: usize, to: *mut u32, to_row: usize) {
     use std::arch::x86_64::*;
-    // SAFETY: the caller gives sixteen rows of sixteen units.
-    let mut r: [__m512i; 16] =
-        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(from.add(i * from_row).cast()) });
+    let mut r = [_mm512_setzero_si512(); 16];
+    for (i, r) in r.iter_mut().enumerate() {
+        // SAFETY: the caller gives sixteen rows of sixteen units.
+        *r = unsafe { _mm512_loadu_si512(from.add(i * from_row).cast()) };
+    }
     let mut t = r;
     for i in 0..8 {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);

@@ -162,14 +162,14 @@ impl TrainingBench {
             Some(cancel),
             &mut |id, weight, part| {
                 let shape = weight.shape().to_vec();
-                let mut change = |weight: &mut Tensor, gradient: &[f32]| {
+                let mut change = |weight: &mut Tensor, from: usize, gradient: &[f32]| {
                     let mut none = State::default();
                     let state = states.get_mut(id).unwrap_or(&mut none);
                     let numbers = match weight.dtype() {
                         DType::BF16 => Numbers::Bf16(weight.as_bf16_mut()),
                         _ => Numbers::F32(weight.as_f32_mut()),
                     };
-                    optimiser.update(state, numbers, &shape, gradient, &rate);
+                    optimiser.update_part(state, numbers, &shape, (from, gradient), &rate);
                 };
                 match table {
                     Some((table, sum)) if *table == id => {
@@ -177,11 +177,11 @@ impl TrainingBench {
                         let is_last = matches!(part, Contribution::Rows { .. });
                         part.add_to(sum);
                         if is_last {
-                            change(weight, sum.as_f32());
+                            change(weight, 0, sum.as_f32());
                             sum.as_f32_mut().fill(0.0);
                         }
                     }
-                    _ => change(weight, part.into_tensor(&shape).as_f32()),
+                    _ => part.in_parts(&shape, &mut |from, gradient| change(weight, from, gradient)),
                 }
             },
         )?;

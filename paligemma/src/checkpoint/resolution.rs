@@ -39,8 +39,10 @@ pub fn with_image_size(
         (Some(dtype), ..) => dtype,
         (None, None, [(Form::Plain(stored), ..), ..]) => *stored,
         (None, ..) => {
-            return Err(Error::usage("the model is quantised, and position embeddings are zoomed as plain numbers")
-                .expected("--dtype f32, bf16 or f16"));
+            return Err(Error::usage(
+                "the model is quantised, and position embeddings are zoomed as plain numbers",
+            )
+            .expected("--dtype f32, bf16 or f16"));
         }
     };
     let mut config = input.config().clone();

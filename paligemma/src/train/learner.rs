@@ -1,7 +1,8 @@
 //! What is kept of each parameter that learns, of whatever model, and its update from gradients as they come.
 
 use fancy_regex::Regex;
-use paligemma_tensor::{Contribution, DType, Parameter, Tensor, bf16};
+use paligemma_tensor::{Contribution, DType, Parameter, Tensor, round_into_bf16};
+use rayon::prelude::*;
 
 use super::optimiser::{Numbers, Optimiser, Rate, State, sum_of_squares};
 use super::recipe::{Course, KeptType, Recipe};
@@ -150,23 +151,26 @@ struct Learning {
 }
 
 impl Learning {
-    fn update(&mut self, optimiser: &Optimiser, weight: &mut Tensor, gradient: &[f32], rate: &Rate) {
+    /// The numbers from `from` on that the gradient is of.
+    fn update(
+        &mut self,
+        optimiser: &Optimiser,
+        weight: &mut Tensor,
+        (from, gradient): (usize, &[f32]),
+        rate: &Rate,
+    ) {
         let (state, shape) = (&mut self.state, &self.wanted.shape[..]);
-        match (&mut self.master, self.wanted.dtype) {
-            (Some(master), _) => {
-                optimiser.update(state, Numbers::F32(master.as_f32_mut()), shape, gradient, rate);
-                round(master.as_f32(), weight.as_bf16_mut());
-            }
-            (None, DType::BF16) => {
-                optimiser.update(state, Numbers::Bf16(weight.as_bf16_mut()), shape, gradient, rate);
-            }
-            (None, _) => optimiser.update(state, Numbers::F32(weight.as_f32_mut()), shape, gradient, rate),
+        let numbers = match (&mut self.master, self.wanted.dtype) {
+            (Some(master), _) => Numbers::F32(master.as_f32_mut()),
+            (None, DType::BF16) => Numbers::Bf16(weight.as_bf16_mut()),
+            (None, _) => Numbers::F32(weight.as_f32_mut()),
+        };
+        optimiser.update_part(state, numbers, shape, (from, gradient), rate);
+        if let Some(master) = &self.master {
+            let part = from..from + gradient.len();
+            round_into_bf16(&master.as_f32()[part.clone()], &mut weight.as_bf16_mut()[part]);
         }
     }
-}
-
-fn round(wide: &[f32], narrow: &mut [bf16]) {
-    narrow.iter_mut().zip(wide).for_each(|(x, &wide)| *x = bf16::from_f32(wide));
 }
 
 /// All that a step needs beside the model.
@@ -287,9 +291,25 @@ impl Learner {
         weight: &mut Tensor,
         part: Contribution,
     ) {
-        self.add(gradients, id, part);
+        let wanted = &self.learning[id].wanted;
         // The embedding table is the head too: its gradient is whole when both have come.
-        let is_table = self.learning[id].wanted.name.ends_with(".embed_tokens.weight");
+        let is_table = wanted.name.ends_with(".embed_tokens.weight");
+        if !is_table && self.optimiser.takes_parts(&wanted.shape) {
+            // Part by part, so that the whole of it is never held: one that is broken stops at the part that is.
+            let shape = wanted.shape.clone();
+            gradients.parts[id] += 1;
+            return part.in_parts(&shape, &mut |from, part| {
+                let squares = sum_of_squares(part);
+                gradients.squares[id] += squares;
+                if !squares.is_finite() {
+                    gradients.broken.get_or_insert(id);
+                }
+                if gradients.broken.is_none() {
+                    self.update(id, weight, (from, part), gradients.step);
+                }
+            });
+        }
+        self.add(gradients, id, part);
         if gradients.parts[id] == 1 + usize::from(is_table) {
             let Some(sum) = gradients.sums[id].take() else { return };
             gradients.squares[id] = sum_of_squares(sum.as_f32());
@@ -297,7 +317,7 @@ impl Learner {
                 gradients.broken.get_or_insert(id);
             }
             if gradients.broken.is_none() {
-                self.update(id, weight, sum.as_f32(), gradients.step);
+                self.update(id, weight, (0, sum.as_f32()), gradients.step);
             }
         }
     }
@@ -335,16 +355,18 @@ impl Learner {
                 },
             };
             if factor != 1.0 {
-                sum.as_f32_mut().iter_mut().for_each(|x| *x *= factor);
+                sum.as_f32_mut()
+                    .par_chunks_mut(1 << 14)
+                    .for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
             }
             if let Some(weight) = wanted_mut(model, id) {
-                self.update(id, weight, sum.as_f32(), gradients.step);
+                self.update(id, weight, (0, sum.as_f32()), gradients.step);
             }
         }
         Ok(norm)
     }
 
-    fn update(&mut self, id: usize, weight: &mut Tensor, gradient: &[f32], step: u64) {
+    fn update(&mut self, id: usize, weight: &mut Tensor, gradient: (usize, &[f32]), step: u64) {
         let wanted = &self.learning[id].wanted;
         let pace = &self.paces[wanted.pace];
         let rate = Rate {
@@ -418,7 +440,7 @@ impl Learner {
             let Some(weight) = wanted_mut(model, id) else { continue };
             match &mut learning.master {
                 Some(master) => {
-                    round(tensor.as_f32(), weight.as_bf16_mut());
+                    round_into_bf16(tensor.as_f32(), weight.as_bf16_mut());
                     *master = owned(&tensor, DType::F32);
                 }
                 None => *weight = owned(&tensor.reshape(weight.shape()), dtype),

@@ -5,7 +5,7 @@
 //! Arithmetic is f32. What is kept is f32; with `state = bf16` the first moment (or momentum) is bf16, as optax's
 //! `mu_dtype` has it. The second moment stays f32: bf16 would not notice the thousandth that a step changes it by.
 
-use paligemma_tensor::{DType, bf16};
+use paligemma_tensor::{DType, bf16, round_into_bf16, widen_from_bf16};
 use rayon::prelude::*;
 
 /// Elements that are taken at a time: results do not depend on the number of threads.
@@ -125,14 +125,23 @@ impl<'a> Numbers<'a> {
         }
     }
 
+    /// Those from `from` on, `len` of them.
+    fn part(self, from: usize, len: usize) -> Numbers<'a> {
+        match self {
+            Numbers::F32(x) => Numbers::F32(&mut x[from..from + len]),
+            Numbers::Bf16(x) => Numbers::Bf16(&mut x[from..from + len]),
+        }
+    }
+
     /// Changes them as f32.
     fn change(self, f: impl FnOnce(&mut [f32])) {
         match self {
             Numbers::F32(x) => f(x),
             Numbers::Bf16(x) => {
-                let mut wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+                let mut wide = vec![0.0; x.len()];
+                widen_from_bf16(x, &mut wide);
                 f(&mut wide);
-                x.iter_mut().zip(wide).for_each(|(x, wide)| *x = bf16::from_f32(wide));
+                round_into_bf16(&wide, x);
             }
         }
     }
@@ -197,16 +206,37 @@ impl Optimiser {
         }
     }
 
+    /// Whether a parameter of `shape` may be updated part by part: each number by its own gradient alone.
+    pub fn takes_parts(&self, shape: &[usize]) -> bool {
+        !matches!(self, Optimiser::Adafactor { .. }) || factored(shape).is_none()
+    }
+
     /// One step of a parameter `w` of `shape` with its gradient.
     pub fn update(&self, state: &mut State, w: Numbers<'_>, shape: &[usize], gradient: &[f32], rate: &Rate) {
+        self.update_part(state, w, shape, (0, gradient), rate);
+    }
+
+    /// The same of the numbers from `from` on that the gradient is of. Panics if it is not of all, unless
+    /// [`Optimiser::takes_parts`].
+    pub fn update_part(
+        &self,
+        state: &mut State,
+        w: Numbers<'_>,
+        shape: &[usize],
+        (from, gradient): (usize, &[f32]),
+        rate: &Rate,
+    ) {
+        let len = gradient.len();
+        assert!(len == shape.iter().product::<usize>() || self.takes_parts(shape), "a part of {shape:?}");
+        let w = w.part(from, len);
         let Rate { lr, schedule, decay, .. } = *rate;
         let count = rate.step as i32 + 1;
         let (mut first, mut second, mut sides) = (Vec::new(), Vec::new(), Vec::new());
         for (name, kept) in &mut state.kept {
             match (*name, kept) {
-                ("first", Kept::F32(x)) => first = Numbers::F32(x).chunks(),
-                ("first", Kept::Bf16(x)) => first = Numbers::Bf16(x).chunks(),
-                ("second", Kept::F32(x)) => second = x.chunks_mut(CHUNK).collect(),
+                ("first", Kept::F32(x)) => first = Numbers::F32(x).part(from, len).chunks(),
+                ("first", Kept::Bf16(x)) => first = Numbers::Bf16(x).part(from, len).chunks(),
+                ("second", Kept::F32(x)) => second = x[from..from + len].chunks_mut(CHUNK).collect(),
                 (_, Kept::F32(x)) => sides.push(x),
                 (name, Kept::Bf16(_)) => unreachable!("{name} is kept as f32"),
             }
@@ -329,8 +359,17 @@ fn each(
 
 /// The sum of squares, in an order that does not depend on the number of threads; not finite if an element is not.
 pub(super) fn sum_of_squares(x: &[f32]) -> f64 {
-    let parts: Vec<f64> =
-        x.par_chunks(CHUNK).map(|part| part.iter().map(|&x| f64::from(x) * f64::from(x)).sum()).collect();
+    // In strands, since an addition waits for the one before it.
+    let square = |sum: &mut f64, x: f32| *sum += f64::from(x) * f64::from(x);
+    let part = |part: &[f32]| {
+        let mut strands = [0f64; 16];
+        let (whole, rest) = part.as_chunks::<16>();
+        for chunk in whole.iter().map(|chunk| &chunk[..]).chain([rest]) {
+            strands.iter_mut().zip(chunk).for_each(|(sum, &x)| square(sum, x));
+        }
+        strands.iter().sum()
+    };
+    let parts: Vec<f64> = x.par_chunks(CHUNK).map(part).collect();
     parts.into_iter().sum()
 }
 
@@ -426,6 +465,33 @@ mod tests {
         check("adafactor_plain", adafactor(0.0), DType::F32, None, 0.01, 0.0, "constant");
         check("sgd", Optimiser::Sgd { momentum: 0.0 }, DType::F32, Some(1.0), 0.05, 0.0, "cosine");
         check("sgd_momentum", Optimiser::Sgd { momentum: 0.9 }, DType::F32, None, 0.02, 0.0, "cosine");
+    }
+
+    /// A gradient that comes in parts does what it does as a whole; of what is factored there are no parts.
+    #[test]
+    fn gradients_in_parts() {
+        let shape = [300, 170];
+        let check = |rule: Optimiser, state: DType| {
+            assert!(rule.takes_parts(&shape), "{rule:?}");
+            let mut w = [numbers(1, &shape), numbers(1, &shape)];
+            let mut states = [rule.new_state(&shape, state), rule.new_state(&shape, state)];
+            for step in 0..3 {
+                let rate = Rate { step, lr: 0.01, schedule: 1.0, decay: 0.1 };
+                let g = numbers(step + 9, &shape);
+                rule.update(&mut states[0], Numbers::F32(&mut w[0]), &shape, &g, &rate);
+                for (i, part) in g.chunks(170 * 64).enumerate() {
+                    let part = (i * 170 * 64, part);
+                    rule.update_part(&mut states[1], Numbers::F32(&mut w[1]), &shape, part, &rate);
+                }
+            }
+            assert!(w[0] == w[1] && states[0] == states[1], "{rule:?}");
+        };
+        check(Optimiser::Adam { b1: 0.9, b2: 0.999, eps: 1e-8 }, DType::BF16);
+        check(Optimiser::AdamW { b1: 0.9, b2: 0.999, eps: 1e-8 }, DType::F32);
+        check(Optimiser::Sgd { momentum: 0.0 }, DType::F32);
+        check(Optimiser::Sgd { momentum: 0.9 }, DType::F32);
+        let adafactor = Optimiser::Adafactor { momentum: 0.9, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
+        assert!(!adafactor.takes_parts(&shape) && adafactor.takes_parts(&[170]));
     }
 
     /// Parameters of bf16 are those of f32, rounded after each step; large ones are taken in parts.
