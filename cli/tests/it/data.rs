@@ -39,7 +39,7 @@ fn a_tokenizer_is_trained_on_prefixes_and_suffixes() {
     );
     let args = ["data", "tokenizer", "t.playground", "--pieces", "700", "-o", "t.model"];
     let json = scene.json(&args);
-    assert_eq!(keys(&json), ["examples", "path", "pieces", "texts"]);
+    assert_eq!(keys(&json), ["path", "pieces", "texts", "examples"]);
     assert_eq!((&json["pieces"], &json["examples"]), (&json!(700), &json!(300)));
     let tokens = scene.json(&["tokenize", "m", "answer en <loc0000>", "--tokenizer", "t.model"]);
     assert_eq!(tokens["ids"].as_array().unwrap().last(), Some(&json!(700)));

@@ -10,6 +10,7 @@ mod help;
 mod hub;
 mod manners;
 mod mask;
+mod nano;
 mod playground;
 mod predict;
 mod run;

@@ -81,7 +81,18 @@ fn a_run_is_begun_looked_at_stopped_and_gone_on_with() {
     let first = scene.json(&[&small[..], &["--steps", "2"]].concat());
     assert_eq!(
         keys(&first),
-        ["run", "step", "total", "stopped", "loss", "eval_loss", "eval_exact", "eval_miou"]
+        [
+            "run",
+            "step",
+            "total",
+            "stopped",
+            "loss",
+            "eval_loss",
+            "eval_exact",
+            "eval_miou",
+            "eval_image_to_text",
+            "eval_text_to_image"
+        ]
     );
     assert_eq!((&first["step"], &first["total"], &first["stopped"]), (&json!(2), &json!(6), &json!(false)));
     let second = scene.json(&["train", "run"]);
@@ -227,6 +238,7 @@ fn write_little(scene: &Scene) {
 /// it goes on when there is room.
 #[cfg(target_os = "linux")]
 #[test]
+#[allow(clippy::print_stderr, reason = "what was skipped and why")]
 fn no_room_for_a_file_stops_a_run_and_loses_nothing() {
     let scene = drawn(4);
     write_little(&scene);
@@ -269,6 +281,7 @@ fn no_room_for_a_file_stops_a_run_and_loses_nothing() {
 /// and ends with the same bytes.
 #[cfg(target_os = "linux")]
 #[test]
+#[allow(clippy::print_stderr, reason = "what was skipped and why")]
 fn full_disks_of_thirty_sizes_lose_nothing() {
     let scene = drawn(2);
     write_little(&scene);

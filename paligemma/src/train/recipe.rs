@@ -830,7 +830,7 @@ impl Recipe {
         if !(siglip.temperature > 0.0 && siglip.temperature <= 1e6) {
             return wrong("siglip.temperature", &siglip.temperature, "a number above 0, at most 1000000");
         }
-        if !(siglip.bias.abs() <= 1e6) {
+        if siglip.bias.is_nan() || siglip.bias.abs() > 1e6 {
             return wrong("siglip.bias", &siglip.bias, "a number from -1000000 to 1000000");
         }
         let SiglipRecipe { vision, text, .. } = siglip;

@@ -309,7 +309,8 @@ fn adapters_learn_beside_half_bytes() {
         let gradients =
             |frozen: fn(&str, Tensor) -> Weight| gradients(&load(frozen), lessons, &LossOptions::default()).1;
         let ours = gradients(int4);
-        let wanted: [(fn(&str, Tensor) -> Weight, f64); 2] =
+        type Held = fn(&str, Tensor) -> Weight;
+        let wanted: [(Held, f64); 2] =
             [(|name, w| widened(int4(name, w)), 0.999), (|name, w| rounded(int4(name, w)), 0.999_999)];
         for (wanted, least) in wanted {
             let found = cosine(&ours, &gradients(wanted));

@@ -39,6 +39,7 @@ fn job(folder: &Path, changes: &[&str]) -> Job {
 /// Run by the other test in a process of its own.
 #[test]
 #[ignore = "a part of the other test"]
+#[allow(clippy::print_stdout, reason = "what the other test reads")]
 fn child() {
     let (Some(folder), Ok(changes)) = (std::env::var_os("RUN_MODEL"), std::env::var("RUN_CHANGES")) else {
         return;
