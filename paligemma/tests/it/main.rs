@@ -14,6 +14,7 @@ mod hub;
 mod image;
 mod learning;
 mod masks;
+mod pairs;
 mod quantised;
 mod tidy;
 mod tokenizer;
