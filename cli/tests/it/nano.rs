@@ -69,7 +69,7 @@ fn nano_is_a_model_like_others() {
     assert_eq!(shown["config"]["vision_config"]["image_size"], json!(224));
     assert_eq!(scene.json(&["show", "nano-112"])["config"]["vision_config"]["image_size"], json!(112));
     let example = root().join("examples/playground.png").display().to_string();
-    let run = |model: &str| scene.json(&["run", model, &example, "caption en"])["answer"].clone();
+    let run = |model: &str| scene.json(&["run", model, &example, "caption en"])["text"].clone();
     let answer = run("nano");
     assert!(answer.as_str().unwrap().split(' ').count() > 3, "{answer}");
     // As a folder and as an npz it is the same model.

@@ -459,3 +459,60 @@ impl Trainer for Training<'_> {
         self.job.evaluate(&self.model, step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_begin_as_big_visions() {
+        let siglip = SiglipRecipe::default();
+        // The deviation, and the largest number that may come, in deviations.
+        let check = |name: &str, shape: &[usize], mean: f64, deviation: f64, most: f64| {
+            let x = new_weight(name, shape, &siglip, 7);
+            assert_eq!(x.as_f32(), new_weight(name, shape, &siglip, 7).as_f32());
+            let n = x.len() as f64;
+            let numbers = || x.as_f32().iter().map(|&x| f64::from(x));
+            let found = numbers().sum::<f64>() / n;
+            let spread = (numbers().map(|x| (x - found).powi(2)).sum::<f64>() / n).sqrt();
+            let largest = numbers().map(|x| (x - mean).abs()).fold(0.0, f64::max);
+            assert!(
+                (found - mean).abs() <= 4.0 * deviation / n.sqrt() + 1e-6 * mean.abs(),
+                "{name}: {found}"
+            );
+            assert!((spread - deviation).abs() <= 0.02 * deviation, "{name}: {spread}, want {deviation}");
+            let bound = most * deviation;
+            assert!((0.95 * bound..=1.0001 * bound).contains(&largest) || most > 2.5, "{name}: {largest}");
+        };
+        let (xavier, uniform) = (|a: f64, b: f64| (2.0 / (a + b)).sqrt(), 3f64.sqrt());
+        check(
+            "vision_tower.encoder.layers.0.self_attn.q_proj.weight",
+            &[96, 96],
+            0.0,
+            xavier(96.0, 96.0),
+            uniform,
+        );
+        check("text_model.encoder.layers.1.mlp.fc1.weight", &[200, 96], 0.0, xavier(96.0, 200.0), uniform);
+        check("vision_tower.head.probe", &[1, 9000], 0.0, xavier(1.0, 9000.0), uniform);
+        check("vision_tower.head.attention.k_proj.weight", &[96, 96], 0.0, xavier(96.0, 96.0), uniform);
+        let cut = 2.0 / CUT_OFF;
+        check("vision_tower.embeddings.patch_embedding.weight", &[64, 3, 8, 8], 0.0, 192f64.powf(-0.5), cut);
+        check("text_model.head.weight", &[128, 100], 0.0, 0.1, cut);
+        check("text_model.embeddings.token_embedding.weight", &[500, 100], 0.0, 0.1, 9.0);
+        check("vision_tower.embeddings.position_embedding.weight", &[256, 64], 0.0, 0.125, 9.0);
+        check("text_model.encoder.layers.0.mlp.fc2.bias", &[9000], 0.0, 1e-6, 9.0);
+        for (name, value) in [
+            ("text_model.encoder.layers.0.self_attn.q_proj.bias", 0.0),
+            ("vision_tower.embeddings.patch_embedding.bias", 0.0),
+            ("text_model.head.bias", 0.0),
+            ("vision_tower.head.layernorm.weight", 1.0),
+            ("vision_tower.post_layernorm.weight", 1.0),
+            ("text_model.final_layer_norm.bias", 0.0),
+            ("text_model.encoder.layers.0.layer_norm1.weight", 1.0),
+            ("logit_scale", 10f64.ln()),
+            ("logit_bias", -10.0),
+        ] {
+            check(name, &[3], value, 0.0, 9.0);
+        }
+    }
+}

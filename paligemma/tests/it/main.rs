@@ -16,6 +16,7 @@ mod learning;
 mod masks;
 mod memory;
 mod not_finite;
+mod pairs;
 mod quantised;
 mod tidy;
 mod tokenizer;

@@ -3,7 +3,7 @@
 use crate::masks::uniform;
 use paligemma::{
     config::VisionConfig,
-    model::{TextTowerConfig, TwoTowers, TwoTowersConfig, Weights},
+    model::{Pass, TextTowerConfig, TwoTowers, TwoTowersConfig, Weights},
 };
 use paligemma_tensor::{Parameter, Tensor};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -108,6 +108,32 @@ fn a_step_of_siglip_is_transformers() {
             }
         }
     }
+}
+
+#[test]
+fn pairs_are_found_again_by_their_products() {
+    let (model, _) = load();
+    let (images, ids) = pairs();
+    let mut pass = Pass::plain();
+    let embedded =
+        [model.embed_images(&images, &mut pass).unwrap(), model.embed_texts(&ids, &mut pass).unwrap()];
+    let [x, y] = embedded.map(|value| value.tensor().to_f32_vec());
+    let width = x.len() / PAIRS;
+    let product = |i: usize, j: usize| -> f32 {
+        x[i * width..][..width].iter().zip(&y[j * width..][..width]).map(|(x, y)| x * y).sum()
+    };
+    let own = |of: &dyn Fn(usize, usize) -> f32| {
+        (0..PAIRS).filter(|&i| (0..PAIRS).all(|j| j == i || of(i, j) < of(i, i))).count()
+    };
+    let found = model.retrieve(&images, &ids, None).unwrap();
+    assert_eq!(found.loss, model.pairs_loss(&images, &ids, None).unwrap());
+    assert_eq!(found.image_to_text, own(&product));
+    assert_eq!(found.text_to_image, own(&|i, j| product(j, i)));
+    assert!(found.image_to_text < PAIRS, "every pair is found: the test cannot fail");
+    // Pairs of one text are not counted against each other.
+    let same = ids[..6].repeat(PAIRS);
+    let found = model.retrieve(&images, &same, None).unwrap();
+    assert_eq!((found.image_to_text, found.text_to_image), (PAIRS, PAIRS));
 }
 
 #[test]
