@@ -9,7 +9,7 @@ use paligemma::{
     Error, Kind, Result,
     checkpoint::write_new,
     data::{
-        Check, Dataset, Fields, Lint, Mixture, Part, Shown, Template,
+        Check, Dataset, Fields, Lint, Mixture, Part, Shown,
         convert::{self, Annotated, Converted, Group, Task},
         show,
     },
@@ -118,11 +118,7 @@ fn tokenizer(
 const AT_ONCE: usize = 256;
 
 fn open_data(data: &DataArgs) -> Result<Dataset> {
-    let fields = Fields {
-        image: data.image.clone(),
-        prefix: Template::parse(&data.prefix)?,
-        suffix: Template::parse(&data.suffix)?,
-    };
+    let fields = Fields::parse(&data.image, &data.prefix, &data.suffix)?;
     Dataset::open(&data.data, data.image_dir.as_deref(), fields)
 }
 

@@ -115,6 +115,7 @@ fn another_image_size_has_the_same_answers_where_nothing_was_zoomed() {
     for (args, why) in [
         (vec!["m", "x", "--image-size", "225"], "a multiple of 14"),
         (vec!["m", "x", "--image-size", "0"], "a multiple of 14"),
+        (vec!["m", "x", "--image-size", "140000000000"], "from 1 to 16384"),
         (vec!["m", "x.npz", "--image-size", "448"], "a folder"),
         (vec!["m", "x", "--image-size", "448", "--dtype", "int8"], "convert twice"),
         (vec!["m8", "x", "--image-size", "448"], "quantised"),

@@ -195,17 +195,23 @@ fn kills_lose_nothing() {
 /// The program under `limit`, a line of the shell.
 #[cfg(target_os = "linux")]
 fn run_under(scene: &Scene, limit: &str, args: &[&str]) -> Ran {
-    let program = scene.command(args);
     let mut shell = Command::new("/bin/sh");
-    shell
-        .args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")])
+    shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]);
+    through(scene, shell, args).unwrap()
+}
+
+/// The program with `args` as the arguments of another one, where and with what it would be run itself.
+#[cfg(target_os = "linux")]
+fn through(scene: &Scene, mut other: Command, args: &[&str]) -> std::io::Result<Ran> {
+    let program = scene.command(args);
+    other
         .arg(program.get_program())
         .args(program.get_args())
         .current_dir(scene.path(""))
         .env_clear()
         .envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))))
         .stdin(Stdio::null());
-    shell.output().unwrap().into()
+    other.output().map(Ran::from)
 }
 
 /// Every file of the saved states with what is in it.
@@ -291,18 +297,10 @@ fn full_disks_of_thirty_sizes_lose_nothing() {
     fs::create_dir(scene.path("run")).unwrap();
     // Whoever may have a name space of their own may mount a disk of memory in it.
     let on_disk = |kib: u32, then: &str| {
-        let program = scene.command(&args);
         let script = format!("/bin/mount -t tmpfs -o size={kib}k none run || exit 99\n{then}");
         let mut shell = Command::new("/usr/bin/unshare");
-        shell
-            .args(["-Urm", "/bin/sh", "-c", &script])
-            .arg(program.get_program())
-            .args(program.get_args())
-            .current_dir(scene.path(""))
-            .env_clear()
-            .envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))))
-            .stdin(Stdio::null());
-        shell.output().map(Ran::from)
+        shell.args(["-Urm", "/bin/sh", "-c", &script]);
+        through(&scene, shell, &args)
     };
     match on_disk(64, "exit 0") {
         Ok(ran) if ran.code == 0 => {}

@@ -6,14 +6,14 @@
 //! mean of the others (section 5.3). Position embeddings stay.
 
 use super::{
+    convert::new_companions,
     parts::{LanguagePart, Parts, VisionPart},
     write::write_folder,
 };
 use crate::{
     Error, Kind, Result,
     config::Config,
-    image::ProcessorSettings,
-    text::{NUM_LOC, NUM_SEG, Tokenizer, stand_in_tokenizer_config, with_loc_and_seg},
+    text::{NUM_LOC, NUM_SEG, Tokenizer, with_loc_and_seg},
 };
 use paligemma_tensor::{DType, Tensor};
 use rand_chacha::{
@@ -61,21 +61,15 @@ pub fn assemble(
     let config = Config { vision: vision.config.clone(), text, image_token_index };
     config.check()?;
 
-    let processor = ProcessorSettings::published(config.vision.image_size);
-    let processor = processor.to_json(config.vision.num_tokens()).to_string();
     let bytes = fs::read(tokenizer).map_err(|e| Error::io(tokenizer, e))?;
     let is_json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let tokens = if is_json { with_loc_and_seg(&bytes)? } else { bytes };
-    let beside: [(&str, &[u8]); 3] = [
-        ("preprocessor_config.json", processor.as_bytes()),
-        (if is_json { "tokenizer.json" } else { "tokenizer.model" }, &tokens),
-        ("tokenizer_config.json", &stand_in_tokenizer_config()),
-    ];
+    let files = new_companions(&config, if is_json { "tokenizer.json" } else { "tokenizer.model" }, tokens);
 
     let parts = Parts::new(vision, language);
     let total = super::names::tensors(&config, false).len() as u64;
     let mut done = 0;
-    write_folder(&config, folder, dtype, &beside, &mut |name, shape| {
+    write_folder(&config, folder, dtype, &files, &mut |name, shape| {
         done += 1;
         if progress(done, total).is_break() {
             return Err(Error::new(Kind::Cancelled, "cancelled"));

@@ -169,13 +169,13 @@ fn to_folder(
     })
 }
 
-/// The files that go with the weights of a model within this program.
-fn of_built_in(config: &Config) -> Vec<(String, Vec<u8>)> {
-    let processor =
-        ProcessorSettings::published(config.vision.image_size).to_json(config.vision.num_tokens());
+/// The files that go with the weights of a new folder: its tokenizer, and the settings of the published ones.
+pub(super) fn new_companions(config: &Config, name: &str, tokenizer: Vec<u8>) -> Vec<(String, Vec<u8>)> {
+    let vision = &config.vision;
+    let processor = ProcessorSettings::published(vision.image_size).to_json(vision.num_tokens());
     let files = [
-        ("tokenizer.model", nano::TOKENIZER.to_vec()),
-        ("tokenizer_config.json", stand_in_tokenizer_config().to_vec()),
+        (name, tokenizer),
+        ("tokenizer_config.json", stand_in_tokenizer_config()),
         ("preprocessor_config.json", processor.to_string().into_bytes()),
     ];
     files.map(|(name, bytes)| (name.to_owned(), bytes)).into()
@@ -185,7 +185,9 @@ fn of_built_in(config: &Config) -> Vec<(String, Vec<u8>)> {
 pub(crate) fn companions(input: &Checkpoint) -> Result<Vec<(String, Vec<u8>)>> {
     let names = if input.format() == Format::Npz { &TOKENIZER[..] } else { &COMPANIONS[..] };
     let mut files = Vec::new();
-    let Some(folder) = input.folder() else { return Ok(of_built_in(input.config())) };
+    let Some(folder) = input.folder() else {
+        return Ok(new_companions(input.config(), "tokenizer.model", nano::TOKENIZER.to_vec()));
+    };
     for name in names {
         if let Some(bytes) = read_if_there(&folder.join(name))? {
             files.push((name.to_string(), bytes));

@@ -1,17 +1,12 @@
 //! A checkpoint of random weights: the shape of a published model without its knowledge, for measuring.
 
 use super::{
+    convert::new_companions,
     names::{self, Named},
     quantised::Form,
     write::write_folder,
 };
-use crate::{
-    Error, Kind, Result,
-    config::Config,
-    image::ProcessorSettings,
-    nano,
-    text::{stand_in_tokenizer, stand_in_tokenizer_config},
-};
+use crate::{Error, Kind, Result, config::Config, nano, text::stand_in_tokenizer};
 use paligemma_tensor::{DType, Tensor, Weight, bf16, f16, mix};
 use rayon::prelude::*;
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
@@ -40,13 +35,7 @@ pub fn random_folder(
         true => ("tokenizer.model", nano::TOKENIZER.to_vec()),
         false => ("tokenizer.json", stand_in_tokenizer(loc0, config.image_token_index)?),
     };
-    let processor = ProcessorSettings::published(config.vision.image_size);
-    let processor = processor.to_json(config.vision.num_tokens()).to_string();
-    let files: [(&str, &[u8]); 3] = [
-        (name, &tokenizer),
-        ("tokenizer_config.json", &stand_in_tokenizer_config()),
-        ("preprocessor_config.json", processor.as_bytes()),
-    ];
+    let files = new_companions(config, name, tokenizer);
     let dtype = form.plain();
     let total = config.num_parameters() * dtype.size() as u64;
     let mut done = 0;

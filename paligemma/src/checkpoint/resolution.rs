@@ -47,6 +47,8 @@ pub fn with_image_size(
     };
     let mut config = input.config().clone();
     config.vision.image_size = image_size;
+    // Before anything is multiplied by it.
+    config.check().map_err(|e| e.of_kind(Kind::Usage))?;
     let tokens = config.vision.num_tokens();
     let mut files = companions(input)?;
     for (name, bytes) in &mut files {
@@ -54,10 +56,9 @@ pub fn with_image_size(
             *bytes = resized(bytes, image_size, tokens).map_err(|e| e.at(name.clone()))?;
         }
     }
-    let beside: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
     let num_bytes = config.num_parameters() * dtype.size() as u64;
     let (mut num_tensors, mut done) = (0, 0);
-    write_folder(&config, out, dtype, &beside, &mut |name, shape| {
+    write_folder(&config, out, dtype, &files, &mut |name, shape| {
         let mut tensor = match input.weight(name)? {
             Weight::Plain(tensor) => tensor,
             quantised => dequantise(&quantised, dtype),

@@ -5,7 +5,7 @@ use super::{
     safetensors::{self, Stored},
 };
 use crate::{Error, Result};
-use paligemma_tensor::Tensor;
+use paligemma_tensor::{MappedFile, Tensor};
 use std::{collections::HashMap, path::Path};
 
 /// A file's tensors by the names that it gives them. All headers are checked when it is opened.
@@ -17,23 +17,8 @@ pub struct NamedTensors {
 
 #[derive(Debug)]
 enum Source {
-    Safetensors { bytes: Bytes, stored: Vec<Stored> },
+    Safetensors { file: MappedFile, stored: Vec<Stored> },
     Npz(Box<Npz>),
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(paligemma_tensor::MappedFile),
-    BuiltIn(&'static [u8]),
-}
-
-impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(file) => file,
-            Bytes::BuiltIn(bytes) => bytes,
-        }
-    }
 }
 
 impl NamedTensors {
@@ -43,7 +28,7 @@ impl NamedTensors {
     /// `Kind::Usage` if there is no such file, `Kind::Model` if it is neither or broken.
     pub fn open(path: &Path) -> Result<NamedTensors> {
         let at = |e: Error| e.at(path.display().to_string());
-        let file = paligemma_tensor::MappedFile::open(path).map_err(|e| match e.kind() {
+        let file = MappedFile::open(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::usage(format!("there is no file {}", path.display())),
             _ => Error::io(path, e),
         })?;
@@ -53,7 +38,7 @@ impl NamedTensors {
             return Ok(NamedTensors { source: Source::Npz(Box::new(npz)), by_name });
         }
         if safetensors::is_likely(&file) {
-            return NamedTensors::from_safetensors(Bytes::Mapped(file)).map_err(at);
+            return NamedTensors::from_safetensors(file).map_err(at);
         }
         Err(at(Error::model("the file is neither safetensors nor npz")))
     }
@@ -63,13 +48,13 @@ impl NamedTensors {
     /// # Errors
     /// `Kind::Model` if it is broken.
     pub fn built_in(bytes: &'static [u8]) -> Result<NamedTensors> {
-        NamedTensors::from_safetensors(Bytes::BuiltIn(bytes))
+        NamedTensors::from_safetensors(MappedFile::built_in(bytes))
     }
 
-    fn from_safetensors(bytes: Bytes) -> Result<NamedTensors> {
-        let stored = safetensors::header(bytes.get())?;
+    fn from_safetensors(file: MappedFile) -> Result<NamedTensors> {
+        let stored = safetensors::header(&file)?;
         let by_name = stored.iter().enumerate().map(|(i, s)| (s.name.clone(), i)).collect();
-        Ok(NamedTensors { source: Source::Safetensors { bytes, stored }, by_name })
+        Ok(NamedTensors { source: Source::Safetensors { file, stored }, by_name })
     }
 
     /// Whether the file is an npz.
@@ -110,13 +95,13 @@ impl NamedTensors {
         let &i = self.by_name.get(name).ok_or_else(|| missing(name))?;
         let num = shape.iter().product::<usize>();
         match &self.source {
-            Source::Safetensors { bytes, stored } => {
+            Source::Safetensors { file, stored } => {
                 let Stored { stored_as, offset, len, .. } = &stored[i];
                 let dtype = stored[i].dtype().ok_or_else(|| {
                     Error::model(format!("tensor \"{name}\" is of the unsupported type {stored_as:?}"))
                         .expected("F32, BF16 or F16")
                 })?;
-                let whole = &bytes.get()[*offset..offset + len];
+                let whole = &file[*offset..offset + len];
                 Ok(Tensor::from_bytes(&whole[from * dtype.size()..][..num * dtype.size()], dtype, shape))
             }
             Source::Npz(npz) => {

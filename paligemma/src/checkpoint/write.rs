@@ -56,7 +56,7 @@ pub fn write_folder(
     config: &Config,
     folder: &Path,
     form: impl Into<Form>,
-    files: &[(&str, &[u8])],
+    files: &[(String, Vec<u8>)],
     tensor: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>,
 ) -> Result<()> {
     config.check()?;
@@ -73,9 +73,8 @@ pub fn write_folder(
     if let Some(scheme) = scheme {
         json["quantization_config"] = scheme.to_json();
     }
-    let files: Vec<(String, Vec<u8>)> = files.iter().map(|(n, b)| (n.to_string(), b.to_vec())).collect();
     let mut of_target = |target: &Target| tensor(&target.named.name, &target.named.shape).map(Weight::Plain);
-    write_safetensors(folder, &json, scheme, targets, &files, &mut of_target, &mut |_| ())
+    write_safetensors(folder, &json, scheme, targets, files, &mut of_target, &mut |_| ())
 }
 
 /// Writes a Hugging Face folder. `scheme` is what `config` says. `wrote` is told how many bytes of tensors were written

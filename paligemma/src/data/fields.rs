@@ -31,6 +31,15 @@ impl Default for Fields {
 }
 
 impl Fields {
+    /// A field of pictures, and two templates.
+    ///
+    /// # Errors
+    /// Those of [`Template::parse`].
+    pub fn parse(image: &str, prefix: &str, suffix: &str) -> Result<Fields> {
+        let (prefix, suffix) = (Template::parse(prefix)?, Template::parse(suffix)?);
+        Ok(Fields { image: image.to_owned(), prefix, suffix })
+    }
+
     /// The fields that the templates need.
     pub(super) fn needed(&self) -> impl Iterator<Item = &str> {
         self.prefix.fields().chain(self.suffix.fields())

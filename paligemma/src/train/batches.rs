@@ -3,15 +3,11 @@
 use std::sync::Arc;
 
 use super::recipe::{EvalRecipe, OnErrorName, Recipe, Source};
-use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready, Template};
+use crate::data::{Dataset, Fields, Loader, Mixture, OnError, Part, Preparation, Ready};
 use crate::{Error, Result};
 
 fn open_source(source: &Source) -> Result<Dataset> {
-    let fields = Fields {
-        image: source.image.clone(),
-        prefix: Template::parse(&source.prefix)?,
-        suffix: Template::parse(&source.suffix)?,
-    };
+    let fields = Fields::parse(&source.image, &source.prefix, &source.suffix)?;
     Dataset::open(&source.files, source.image_dir.as_deref(), fields)
 }
 

@@ -247,31 +247,34 @@ impl Parameters {
         let options = &LossOptions { batch: Some(BatchSize::of(batch)), ..*options };
         let Parameters { model, learner, lanes, .. } = self;
         let mut gradients = learner.gradients(step);
-        let mut loss = 0.0f64;
-        if let Some(lanes) = lanes {
-            for part in side_by_side(lanes, model, learner, batch, step, together, options) {
-                let (value, sums) = part?;
-                loss += value;
-                learner.merge(&mut gradients, sums);
+        let mut loss = 0.0;
+        let mut add = |value: f64| {
+            loss += value;
+            match loss.is_finite() {
+                true => Ok(()),
+                false => Err(Error::new(Kind::Training, format!("the loss is {loss}"))),
             }
-            if !loss.is_finite() {
-                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
+        };
+        match lanes {
+            Some(lanes) => {
+                for part in side_by_side(lanes, model, learner, batch, step, together, options) {
+                    let (value, sums) = part?;
+                    add(value)?;
+                    learner.merge(&mut gradients, sums);
+                }
             }
-            let norm = learner.finish(gradients, model, PaliGemma::wanted_mut)?;
-            return Ok((loss, norm));
-        }
-        for part in batch.chunks(together) {
-            loss += match learner.is_fused() {
-                true => model.learn(part, options, None, &mut |id, weight, part| {
-                    learner.hear(&mut gradients, id, weight, part);
-                }),
-                false => model.loss_and_gradients(part, options, None, &mut |id, part| {
-                    learner.add(&mut gradients, id, part);
-                }),
-            }?
-            .value;
-            if !loss.is_finite() {
-                return Err(Error::new(Kind::Training, format!("the loss is {loss}")));
+            None => {
+                for part in batch.chunks(together) {
+                    let done = match learner.is_fused() {
+                        true => model.learn(part, options, None, &mut |id, weight, part| {
+                            learner.hear(&mut gradients, id, weight, part);
+                        }),
+                        false => model.loss_and_gradients(part, options, None, &mut |id, part| {
+                            learner.add(&mut gradients, id, part);
+                        }),
+                    };
+                    add(done?.value)?;
+                }
             }
         }
         let norm = learner.finish(gradients, model, PaliGemma::wanted_mut)?;

@@ -249,8 +249,6 @@ impl Job {
             _ => DType::BF16,
         };
         let files = companions(&self.checkpoint)?;
-        let files: Vec<(&str, &[u8])> =
-            files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
         let mut config = parameters.config().clone();
         if !self.recipe.model.final_softcap {
             config.text.final_logit_softcapping = None;
