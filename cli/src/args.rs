@@ -162,8 +162,8 @@ pub(crate) enum Verb {
         list of images), `prefix`, `suffix` (or a list of what may be answered), `task` and `lang`, and `masks`, the true ones as COCO run lengths, where \
         the answer has masks. Line N of a split and a \
         seed is always the same, whatever the count and the side. No example is in two splits; in `compositional` each thing \
-        has colours that it has in no other. Without --vqvae the tasks with masks are left out; `refer` and `aerial`, kept \
-        for transfers, come only with --tasks.\n\n\
+        has colours that it has in no other. `refer` and `aerial`, kept for transfers, come only with --tasks. Masks' codes are of \
+        the model within the program, unless --vqvae names another.\n\n\
         JSON: `path`, `lines`, `pictures`, and `tasks`: for each its `count`, the most frequent answer (`majority_answer`), how \
         often it is right (`majority`), and how often an answer drawn at random from all of them is (`chance`).\n\n\
         Examples:\n  \
@@ -197,7 +197,8 @@ pub(crate) enum Verb {
         after_help = "Each line of PREDICTIONS has `answer` and `suffix`, or a list of them. Metrics: exact, the part of the \
         answers that are a suffix, letter for letter; cider, CIDEr-D of captions as pycocoevalcap has it (papers print it \
         times 100); ap, COCO's average precision of boxes, ranked by `detections` if the lines have them; miou, mean \
-        intersection over union, of masks where the line has `masks` or the suffix has codes (with --vqvae), else of boxes. An \
+        intersection over union, of masks where the line has `masks` or the suffix has codes (those of the model within the program, unless --vqvae names \
+        another), else of boxes. An \
         answer that cannot be read scores 0. The interval is the middle 95 % of a bootstrap over the lines. Where lines have \
         `task`, each task has figures of its own.\n\n\
         JSON: `metric`, `count`, `seed`, `figures` (by name, each with `value`, `low`, `high`), and `tasks`, for each its \

@@ -7,7 +7,7 @@
 //! choose by 32 rows and columns.
 //!
 //! A register tile holds 6 rows of a against 4 vectors of columns: 24 sums, 4 vectors of b and one splat unit of a fit the
-//! 32 registers of AVX-512, and need 10 loads for 24 products.
+//! 32 registers of AVX-512, and need 10 loads for 24 products. Of AVX2's 16 registers 6 rows and 2 vectors take 15.
 #![allow(clippy::needless_range_loop, reason = "register tiles are indexed by row and column")]
 
 use crate::{Isa, isa::multiversion, lane::Lane};
@@ -63,9 +63,6 @@ pub(crate) struct B<'a> {
 pub(crate) const COLUMNS: usize = 16;
 /// Rows of a in a register tile.
 pub(crate) const ROWS: usize = 6;
-/// Vectors of columns in a register tile.
-const VECTORS: usize = 4;
-
 /// For bytes, column by column: c += (`start` + Σ a·b) · `scale`.
 #[derive(Clone, Copy)]
 pub(crate) struct ByteTerms<'a> {
@@ -165,6 +162,8 @@ unsafe fn f32_tiles_body<L: Lane>(
 /// Methods need the implementor's target features, and pointers to `WIDTH` units or numbers.
 trait Dot {
     const WIDTH: usize;
+    /// Vectors of columns in a register tile: 4, or what the registers hold.
+    const VECTORS: usize = 4;
     type Unit: Copy;
     type Sum: Copy;
     unsafe fn splat(unit: *const u8) -> Self::Unit;
@@ -182,6 +181,7 @@ struct Floats<L>(PhantomData<L>);
 
 impl<L: Lane> Dot for Floats<L> {
     const WIDTH: usize = L::WIDTH;
+    const VECTORS: usize = if L::WIDTH == 16 { 4 } else { 2 };
     type Unit = L;
     type Sum = L;
 
@@ -245,7 +245,7 @@ unsafe fn tiles<D: Dot>(
     for m in (0..rows).step_by(ROWS) {
         let mut i = first;
         while i < width {
-            let vectors = ((width - i) / D::WIDTH).min(VECTORS);
+            let vectors = ((width - i) / D::WIDTH).min(D::VECTORS);
             // SAFETY: rows m.. and columns i.. lie within, by `check`.
             unsafe {
                 let at = Tile::at((m, i), depth, a, b, c, c_row, terms);

@@ -46,13 +46,14 @@ pub(super) fn playground(args: &Args, job: &Job<'_>) -> anyhow::Result<ExitCode>
                 .into());
         }
     }
-    let codec = job.vqvae.map(|file| MaskCodec::open(Some(file))).transpose()?;
+    super::mask::note_own(args, job.vqvae.is_none());
+    let codec = MaskCodec::open(job.vqvae)?;
     let mut playground = Playground::new(job.split, job.seed);
     if !job.tasks.is_empty() {
         playground = playground.with_tasks(equally(job.tasks))?;
     }
     // What cannot be played at all is told before anything is written.
-    playground.example(0, codec.as_ref())?;
+    playground.example(0, Some(&codec))?;
     fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
     let _heeding = open::Heeding::begin();
     let mut told = Instant::now();
@@ -63,7 +64,7 @@ pub(super) fn playground(args: &Args, job: &Job<'_>) -> anyhow::Result<ExitCode>
         }
         let drawn: Vec<(Played, Vec<PathBuf>)> = (start..job.count.min(start + AT_ONCE))
             .into_par_iter()
-            .map(|index| draw(&playground, index, codec.as_ref(), job))
+            .map(|index| draw(&playground, index, Some(&codec), job))
             .collect::<Result<_>>()?;
         for (played, pictures) in drawn {
             num_pictures += pictures.len();

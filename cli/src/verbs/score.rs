@@ -28,7 +28,12 @@ pub(super) fn score(
     vqvae: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
     let lines = read(predictions)?;
-    let codec = vqvae.map(|file| MaskCodec::open(Some(file))).transpose()?;
+    // Only this metric looks at masks.
+    let codec = match metric {
+        Metric::Miou => Some(MaskCodec::open(vqvae)?),
+        _ => None,
+    };
+    super::mask::note_own(args, codec.is_some() && vqvae.is_none());
     let place = |error: Error| error.at(predictions.display().to_string());
     let (all, tasks) = eval::score(&lines, metric, codec.as_ref(), seed).map_err(place)?;
     if args.json {

@@ -73,7 +73,7 @@ fn wrong_things_have_their_code_and_their_sentence() {
         (&["predict", "m", "a.png", "--batch", "0"], 2),
         (&["playground", "out", "--split", "all"], 2),
         (&["playground", "out", "--tasks", "colour,color"], 2),
-        (&["playground", "out", "--tasks", "segment"], 2),
+        (&["playground", "out", "--tasks", "segment", "--vqvae", "none.npz"], 2),
         (&["playground", "out", "--size", "3"], 2),
         (&["score", "absent.jsonl", "--metric", "exact"], 3),
         (&["score", ".", "--metric", "exact"], 3),

@@ -45,6 +45,7 @@ fn the_first_steps_of_every_stage_have_the_recorded_losses() {
     for (recipe, changes) in [
         ("nano-stage0-language", vec![random.as_str()]),
         ("nano-stage0-image", vec![]),
+        ("nano-stage1-align", vec![start.as_str()]),
         ("nano-stage1", vec![start.as_str()]),
         ("nano-stage2", vec![start_224.as_str()]),
         ("nano-transfer-count", vec![]),

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     process::{Command, Stdio},
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A scene with `d.jsonl`: `count` drawn pictures of a coloured shape and what they show.
@@ -166,11 +166,14 @@ fn adapters_are_trained_written_and_used() {
 fn kills_lose_nothing() {
     let scene = drawn(4);
     let args = [&SMALL[..], &["epochs=1000", "log_every=1", "keep=2", "eval_every=100000", "-q"]].concat();
+    let started = Instant::now();
+    assert_eq!(scene.run(&[&args[..], &["out=measure", "--steps", "2"]].concat()).code, 0);
+    let two_steps = started.elapsed();
     let mut last = 0;
-    for i in 0..50u64 {
+    for i in 0..50 {
         let mut child = scene.command(&args).stderr(Stdio::null()).spawn().unwrap();
         // From before the first step to the middle of a later one.
-        sleep(Duration::from_millis(60 + i * 53 % 240));
+        sleep(two_steps.mul_f64(0.4 + f64::from(i * 53 % 240) / 150.0));
         child.kill().unwrap();
         child.wait().unwrap();
         let states = fs::read_dir(scene.path("run/state")).map(|entries| {
@@ -406,6 +409,7 @@ fn recipes_are_listed_shown_copied_and_run() {
         "overfit",
         "nano-stage0-image",
         "nano-stage0-language",
+        "nano-stage1-align",
         "nano-stage1",
         "nano-stage2",
         "nano-transfer-count",

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::folder::Folder;
 use super::jsonl::Jsonl;
 use super::parquet::Parquet;
-use super::playground::Drawn;
+use super::playground::{Description, Drawn};
 use super::tar::Tar;
 use crate::{Error, Result};
 
@@ -64,6 +64,16 @@ impl Dataset {
             let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
             return Err(Error::input("there is no example").at(names.join(", ")));
         }
+        Ok(data)
+    }
+
+    /// A part of the playground, called `name`.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Input`]: what is wrong with it.
+    pub fn drawn(description: Description, name: &str, fields: Fields) -> Result<Dataset> {
+        let mut data = Dataset { shards: Vec::new(), starts: vec![0], fields };
+        data.push(Shard::Drawn(Drawn::of(description, Path::new(name))?))?;
         Ok(data)
     }
 

@@ -8,7 +8,10 @@ use crate::{Error, Result};
 
 fn open_source(source: &Source) -> Result<Dataset> {
     let fields = Fields::parse(&source.image, &source.prefix, &source.suffix)?;
-    Dataset::open(&source.files, source.image_dir.as_deref(), fields)
+    match &source.playground {
+        Some(description) => Dataset::drawn(description.clone(), "playground", fields),
+        None => Dataset::open(&source.files, source.image_dir.as_deref(), fields),
+    }
 }
 
 /// What a recipe learns from.

@@ -9,14 +9,14 @@ use crate::checkpoint::{Checkpoint, available_memory};
 use crate::config::{Config, GemmaGeneration};
 use crate::{Error, Kind, Result};
 
-/// Bytes that a run needs. An estimate from above of what the operations hold.
+/// Bytes that a run needs. An estimate from above of what the operations hold; the program itself and its tokenizer come on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// What the model computes with.
     pub weights: u64,
     /// The same in f32, of what learns in bf16.
     pub masters: u64,
-    /// Gradients of what learns.
+    /// Gradients of what learns, as far as they are there when most is held.
     pub gradients: u64,
     /// What the optimiser keeps.
     pub optimiser: u64,
@@ -34,7 +34,7 @@ pub struct ExampleSize {
 }
 
 impl Plan {
-    /// What training a selection by a recipe needs.
+    /// What training a selection by a recipe needs: gradients and activations as they are when both together are most.
     pub fn new(recipe: &Recipe, config: &Config, selection: &Selection, size: ExampleSize) -> Plan {
         let kept = match recipe.state_dtype {
             KeptType::F32 => DType::F32,
@@ -44,27 +44,29 @@ impl Plan {
         let wanted = &selection.wanted;
         let frozen: u64 = selection.frozen.iter().map(|(named, form)| form.num_bytes(&named.shape)).sum();
         let elements = |w: &Wanted| w.len() as u64;
-        let activations = activations(recipe, config, selection, size);
-        let gradient_bytes = wanted.iter().map(|w| 4 * elements(w));
-        let whole: u64 = gradient_bytes.clone().sum();
+        let whole: u64 = wanted.iter().map(|w| 4 * elements(w)).sum();
         let parts = recipe.batch.div_ceil(recipe.micro_batch()) as u64;
-        let gradients = match num_lanes(recipe, selection).map(|lanes| lanes as u64) {
-            // Each part that is done keeps its own until all are; the others' grow while their activations go.
-            Some(lanes) => (parts - lanes) * whole + lanes * whole.saturating_sub(activations / lanes),
-            None if !is_fused(recipe) => whole,
-            // One at a time, beside that of the embedding table, which is whole only at the end.
-            None => {
-                let is_table = |w: &&Wanted| w.name.ends_with(".embed_tokens.weight");
-                gradient_bytes.max().unwrap_or(0)
-                    + wanted.iter().filter(is_table).map(|w| 4 * elements(w)).sum::<u64>()
-            }
+        let lanes = num_lanes(recipe, selection).map(|lanes| lanes as u64);
+        // Parts that are done: side by side each keeps its own until all are, one after the other they are one sum.
+        let done = match lanes {
+            Some(lanes) => (parts - lanes) * whole,
+            None if parts > 1 => whole,
+            None => 0,
         };
+        let adds = lanes.is_none() && parts > 1;
+        let most = moments(recipe, config, selection, size, adds).into_iter().max_by_key(Moment::total);
+        let Moment { activations, gradients } = most.unwrap_or_default();
+        let (v, lanes) = (&config.vision, lanes.unwrap_or(1));
+        let pixels = 4 * 3 * (v.image_size * v.image_size * size.images) as u64;
+        // Two batches that are made ready ahead, the one at hand as it came and as it is learned; and what is computed of it,
+        // in patches.
+        let waiting = pixels * (4 * recipe.batch as u64 + lanes * recipe.micro_batch() as u64);
         Plan {
             weights: frozen + wanted.iter().map(|w| elements(w) * w.dtype.size() as u64).sum::<u64>(),
             masters: wanted.iter().filter(|w| w.has_master).map(|w| 4 * elements(w)).sum(),
-            gradients,
+            gradients: done + lanes * gradients,
             optimiser: wanted.iter().map(|w| optimiser.num_bytes(&w.shape, kept)).sum(),
-            activations,
+            activations: lanes * activations + waiting,
         }
     }
 
@@ -161,58 +163,161 @@ fn changes(recipe: &Recipe) -> Vec<(String, Recipe)> {
     all.into_iter().filter(|(_, changed)| changed != recipe).collect()
 }
 
-fn activations(recipe: &Recipe, config: &Config, selection: &Selection, size: ExampleSize) -> u64 {
+/// Bytes that a part of a batch holds at a moment, beside what was there before it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moment {
+    activations: u64,
+    gradients: u64,
+}
+
+impl Moment {
+    fn total(&self) -> u64 {
+        self.activations + self.gradients
+    }
+}
+
+/// The moments that may be the highest. On the way back activations go as gradients come, layer by layer, so that the most is
+/// held at one end of a tower. `adds`: gradients are added to sums that are there.
+fn moments(
+    recipe: &Recipe,
+    config: &Config,
+    selection: &Selection,
+    size: ExampleSize,
+    adds: bool,
+) -> [Moment; 6] {
     let (v, t) = (&config.vision, &config.text);
     let n = |x: usize| x as u64;
     let micro = n(recipe.micro_batch());
-    let lanes = n(num_lanes(recipe, selection).unwrap_or(1));
     let image_rows = micro * n(size.images) * n(v.num_tokens());
     let text_rows = image_rows + micro * n(size.text);
     let learns = |head: &str| selection.wanted.iter().any(|w| w.name.starts_with(head));
-    let (vision_learns, joined_learns) = (
-        learns("vision_tower."),
-        learns("vision_tower.") || learns("multi_modal_projector.") || learns("language_model.embed_tokens"),
-    );
-    // Below the first layer that learns nothing is kept.
-    let first = |head: &str| {
-        let layer = |w: &Wanted| w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok();
-        selection.wanted.iter().filter_map(layer).min()
-    };
+
     let (d, m) = (n(v.hidden_size), n(v.intermediate_size));
-    let vision_from = match first("vision_tower.encoder.layers.") {
-        Some(layer) if !learns("vision_tower.embeddings.") => layer,
-        _ if vision_learns => 0,
-        _ => v.num_hidden_layers,
+    let vision_learns = learns("vision_tower.");
+    let head = "vision_tower.encoder.layers.";
+    let from = match first_layer(selection, head) {
+        _ if learns("vision_tower.embeddings.") => 0,
+        Some(layer) => layer,
+        None => v.num_hidden_layers,
     };
-    let vision_layers = n(v.num_hidden_layers - vision_from.min(v.num_hidden_layers));
-    let vision_layer = 8 * d + 2 * m;
+    let inputs: [(u64, &[&str]); 4] =
+        [(d, &["q_proj", "k_proj", "v_proj"]), (d, &["out_proj"]), (d, &["fc1"]), (m, &["fc2"])];
+    let layer = |i| 5 * d + m + inputs_kept(recipe, selection, &format!("{head}{i}."), &inputs);
+    let vision = Tower::new(recipe, image_rows, (d, m), (from..v.num_hidden_layers).map(layer));
+    // What goes into the last norm, and into the projector.
+    let ends = [vision_learns, learns("multi_modal_projector.")].into_iter().filter(|learns| *learns);
+    let image_ends = 4 * image_rows * d * ends.count() as u64;
+
     let (d, f) = (n(t.hidden_size), n(t.intermediate_size));
-    let heads = n(t.head_dim) * n(t.num_attention_heads + t.num_key_value_heads);
-    let text_from = match first("language_model.layers.") {
-        Some(layer) if !joined_learns => layer,
-        None if !joined_learns => t.num_hidden_layers,
-        _ => 0,
+    let (q, kv) = (n(t.head_dim * t.num_attention_heads), n(t.head_dim * t.num_key_value_heads));
+    let head = "language_model.layers.";
+    let from = match first_layer(selection, head) {
+        _ if vision_learns || learns("multi_modal_projector.") || learns("language_model.embed_tokens") => 0,
+        Some(layer) => layer,
+        None => t.num_hidden_layers,
     };
-    let text_layers = n(t.num_hidden_layers - text_from.min(t.num_hidden_layers));
     let post_norms = if t.generation == GemmaGeneration::Gemma2 { 2 * d } else { 0 };
-    let (mut inputs, mut products) = (2 * d, f);
-    if !selection.wanted.iter().any(|w| w.name.starts_with("language_model.layers.") && w.shape.len() == 2) {
-        // What goes into a frozen matrix is not kept.
-        (inputs, products) = (0, 0);
-    }
-    let text_layer = 2 * d + 2 * heads + 2 * f + inputs + products + post_norms;
-    let kept = |layers: u64, layer: u64, x: u64| match recipe.recompute {
-        true => layers * x + layer,
-        false => layers * layer,
+    let inputs: [(u64, &[&str]); 4] = [
+        (d, &["q_proj", "k_proj", "v_proj"]),
+        (q, &["o_proj"]),
+        (d, &["gate_proj", "up_proj"]),
+        (f, &["down_proj"]),
+    ];
+    let always = 2 * d + q + 2 * kv + 2 * f + post_norms;
+    let layer = |i| always + inputs_kept(recipe, selection, &format!("{head}{i}."), &inputs);
+    let text = Tower::new(recipe, text_rows, (d, f), (from..t.num_hidden_layers).map(layer));
+    // What goes into the last norm, and the gradient of what comes out.
+    let text_ends = 4 * text_rows * 2 * d;
+    // What comes out, its rows before they were joined, and logits, of which so many are held at a time (`cross_entropy`), with
+    // a packed copy.
+    let logits_rows = (micro * n(size.text)).min(((32 << 20) / n(t.vocab_size).max(1)).clamp(16, 1024));
+    let loss = 4 * (text_rows * 2 * d + logits_rows * n(t.vocab_size) * 2);
+
+    let sum = |head: &str| -> u64 {
+        selection.wanted.iter().filter(|w| w.name.starts_with(head)).map(|w| 4 * n(w.len())).sum()
     };
-    // Beside it, a layer's gradients on their way.
-    let vision =
-        image_rows * (kept(vision_layers, vision_layer, n(v.hidden_size)) + 4 * n(v.hidden_size) + 2 * m);
-    let text = text_rows * (kept(text_layers, text_layer, d) + 5 * d + 2 * f + heads);
-    let logits_rows = (micro * n(size.text)).min(((64 << 20) / n(t.vocab_size).max(1)).clamp(16, 1024));
-    let logits = logits_rows * n(t.vocab_size) * 2;
-    let pixels = 3 * n(v.image_size) * n(v.image_size) * n(size.images);
-    // The batch, those made ready ahead, and what is computed together once more.
-    let waiting = pixels * (3 * n(recipe.batch) + lanes * micro);
-    4 * (lanes * (vision + text + logits) + waiting)
+    // The head's gradient is made whole with the loss, sums or not; those of layers come as it goes back.
+    let table = sum(TABLE);
+    let come = |all: u64| match is_fused(recipe) {
+        _ if adds => 0,
+        true => table + largest_at_hand(recipe, selection),
+        false => table + all,
+    };
+    let of_text = sum("language_model.") - table;
+    let of_both = of_text + sum("multi_modal_projector.");
+    let kept = vision.kept + image_ends;
+    let moment = |activations, gradients| Moment { activations, gradients };
+    [
+        // The way there through an image encoder of which nothing is kept.
+        moment(4 * image_rows * (8 * n(v.hidden_size) + 2 * m), 0),
+        moment(kept + text.kept + text_ends + loss, table),
+        moment(kept + text.kept + text_ends + text.at_hand, come(0)),
+        moment(kept + text.first + text.at_hand, come(of_text)),
+        moment(kept + vision.at_hand, come(of_both)),
+        moment(vision.first + vision.at_hand, come(of_both + sum("vision_tower."))),
+    ]
+}
+
+/// Bytes of a tower's layers on the tape.
+struct Tower {
+    /// All that is kept of them, the last one at hand.
+    kept: u64,
+    /// What is kept of the first one when it is at hand.
+    first: u64,
+    /// What the way back through a layer takes beside that.
+    at_hand: u64,
+}
+
+impl Tower {
+    /// Layers that keep so many numbers a row each, of `width` and with an MLP of `mlp`.
+    fn new(recipe: &Recipe, rows: u64, (width, mlp): (u64, u64), layers: impl Iterator<Item = u64>) -> Tower {
+        let layers: Vec<u64> = layers.collect();
+        let (count, largest) = (layers.len() as u64, layers.iter().copied().max().unwrap_or(0));
+        let kept = match recipe.recompute {
+            // What goes into each, and one that is computed again.
+            true => count * width + largest,
+            false => layers.iter().sum(),
+        };
+        // The gradients of what comes out and of the MLP's product, and what they are multiplied with, packed.
+        let at_hand = if count > 0 { 2 * (width + mlp) } else { 0 };
+        let first = layers.first().copied().unwrap_or(0);
+        Tower { kept: 4 * rows * kept, first: 4 * rows * first, at_hand: 4 * rows * at_hand }
+    }
+}
+
+/// The first layer of which something learns.
+fn first_layer(selection: &Selection, head: &str) -> Option<usize> {
+    let layer = |w: &Wanted| w.name.strip_prefix(head)?.split('.').next()?.parse::<usize>().ok();
+    selection.wanted.iter().filter_map(layer).min()
+}
+
+/// Numbers that a layer keeps of a row for the gradients of its matrices: `inputs` are widths and who shares them.
+fn inputs_kept(recipe: &Recipe, selection: &Selection, layer: &str, inputs: &[(u64, &[&str])]) -> u64 {
+    // Dropout makes an input of its own for each adapter.
+    let is_shared = recipe.lora.as_ref().is_none_or(|lora| lora.dropout == 0.0);
+    let of_layer: Vec<&Wanted> = selection.wanted.iter().filter(|w| w.name.starts_with(layer)).collect();
+    let learns = |name: &str| {
+        let of_input = |w: &str| w.ends_with(".weight") || w.ends_with(".lora_a");
+        of_layer.iter().any(|w| w.name.contains(name) && of_input(&w.name))
+    };
+    let kept = inputs.iter().map(|(width, names)| {
+        let count = names.iter().filter(|name| learns(name)).count() as u64;
+        width * if is_shared { count.min(1) } else { count }
+    });
+    // What goes from A into B.
+    let between = of_layer.iter().filter(|w| w.name.ends_with(".lora_b")).map(|w| w.shape[1] as u64);
+    kept.chain(between).sum()
+}
+
+/// The embedding table, which is the head too.
+const TABLE: &str = "language_model.embed_tokens.";
+
+/// The most bytes of a gradient, but for the table's, that are there at a time where each is taken up as it comes.
+fn largest_at_hand(recipe: &Recipe, selection: &Selection) -> u64 {
+    /// Numbers of a part, where a gradient is taken in parts.
+    const PART: usize = 1 << 20;
+    let optimiser = recipe.optimiser();
+    let others = selection.wanted.iter().filter(|w| !w.name.starts_with(TABLE));
+    let at_hand = others.map(|w| if optimiser.takes_parts(&w.shape) { w.len().min(PART) } else { w.len() });
+    4 * at_hand.max().unwrap_or(0) as u64
 }

@@ -10,6 +10,7 @@ use super::optimiser::Optimiser;
 use super::schedule::{Decay, Schedule};
 use crate::config::limits;
 use crate::data::Augmentation;
+use crate::data::playground::Description;
 use crate::image::Choice;
 use crate::model::VqVaeOptions;
 use crate::{Error, Result};
@@ -67,6 +68,15 @@ pub const KEYS: &[(&str, &str)] = &[
     ("data.NAME.image", "the field of the pictures"),
     ("data.NAME.prefix", "the prefix, with fields in braces"),
     ("data.NAME.suffix", "the suffix, with fields in braces"),
+    (
+        "data.NAME.playground.split",
+        "pictures that are drawn as they are read, in place of files: train, val, …",
+    ),
+    ("data.NAME.playground.seed", "another seed gives others"),
+    ("data.NAME.playground.count", "how many examples"),
+    ("data.NAME.playground.size", "side of the pictures in pixels"),
+    ("data.NAME.playground.vqvae", "another masks' model than that within the program"),
+    ("data.NAME.playground.tasks.NAME", "how often a task comes; all as in Stage 1 if none is given"),
     ("augment.resize", "draw the resize method"),
     ("augment.jpeg", "probability of JPEG"),
     ("augment.crop", "the largest part of the area that is cut off"),
@@ -75,6 +85,12 @@ pub const KEYS: &[(&str, &str)] = &[
     ("eval.image", "as in data.NAME"),
     ("eval.prefix", "as in data.NAME"),
     ("eval.suffix", "as in data.NAME"),
+    ("eval.playground.split", "as in data.NAME"),
+    ("eval.playground.seed", "as in data.NAME"),
+    ("eval.playground.count", "as in data.NAME"),
+    ("eval.playground.size", "as in data.NAME"),
+    ("eval.playground.vqvae", "as in data.NAME"),
+    ("eval.playground.tasks.NAME", "as in data.NAME"),
     ("eval.examples", "how many of its examples are looked at, from the first on"),
     ("eval.answers", "let the model answer, and count the answers that are exactly a suffix"),
     ("groups.match", "pattern of the names of a group; the first group that matches has the parameter"),
@@ -94,7 +110,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("vqvae.commitment", "factor of the encoder's commitment to the codebook"),
     ("vqvae.revive_below", "entries that fewer masks choose in a step are put on others; 0 never does"),
     ("vqvae.held_out", "masks that are held out, to be encoded and decoded in an evaluation"),
-    ("siglip.tokenizer", "the tokenizer file of the text encoder"),
+    ("siglip.tokenizer", "the tokenizer file of the text encoder, or nano"),
     ("siglip.lower", "make texts lower case, as big_vision does (A to Z only)"),
     ("siglip.temperature", "by which products of embeddings are multiplied at first"),
     ("siglip.bias", "what is added to them at first"),
@@ -269,6 +285,7 @@ pub struct Source {
     pub image: String,
     pub prefix: String,
     pub suffix: String,
+    pub playground: Option<Description>,
 }
 
 impl Default for Source {
@@ -279,6 +296,19 @@ impl Default for Source {
             image: "image".into(),
             prefix: "{prefix}".into(),
             suffix: "{suffix}".into(),
+            playground: None,
+        }
+    }
+}
+
+impl Source {
+    /// Refuses no data, and data of two kinds.
+    fn check(&self, key: &str) -> Result<()> {
+        match (self.files.is_empty(), &self.playground) {
+            (true, None) => Err(Error::usage(format!("{key} has no files"))),
+            (false, Some(_)) => Err(Error::usage(format!("{key} has both files and a playground"))
+                .hint("leave one out, or give it a name of its own")),
+            _ => Ok(()),
         }
     }
 }
@@ -622,9 +652,7 @@ impl Recipe {
                 .hint("add it to the command: data.train.files=train.jsonl"));
         }
         for (name, source) in &self.data {
-            if source.files.is_empty() {
-                return Err(Error::usage(format!("data.{name} has no files")));
-            }
+            source.check(&format!("data.{name}"))?;
         }
         if let Some(name) = self.mix.keys().find(|name| !self.data.contains_key(*name)) {
             return Err(Error::usage(format!("data.mix.{name} is no data set of the recipe")));
@@ -728,13 +756,11 @@ impl Recipe {
         if self.keep == 0 {
             return wrong("keep", &0, "1 or more");
         }
-        if let Some(eval) =
-            self.eval.as_ref().filter(|eval| eval.source.files.is_empty() || eval.examples == Some(0))
-        {
-            return match eval.examples {
-                Some(0) => wrong("eval.examples", &0, "1 or more"),
-                _ => Err(Error::usage("eval has no files")),
-            };
+        if let Some(eval) = &self.eval {
+            if eval.examples == Some(0) {
+                return wrong("eval.examples", &0, "1 or more");
+            }
+            eval.source.check("eval")?;
         }
         if self.eval_every.is_some() && self.eval.is_none() && self.vqvae.is_none() {
             return Err(
@@ -1000,12 +1026,15 @@ impl Recipe {
         };
         let eval = self.eval.iter_mut().map(|eval| &mut eval.source);
         for source in self.data.values_mut().chain(eval) {
-            source.files.iter_mut().chain(&mut source.image_dir).try_for_each(absolute)?;
+            let vqvae = source.playground.iter_mut().filter_map(|part| part.vqvae.as_mut());
+            source.files.iter_mut().chain(&mut source.image_dir).chain(vqvae).try_for_each(absolute)?;
         }
         let lora = self.lora.iter_mut().filter_map(|lora| lora.init.as_mut());
-        let tokenizer = self.siglip.iter_mut().map(|siglip| &mut siglip.tokenizer);
-        self.model.tokenizer.iter_mut().chain(lora).chain(tokenizer).try_for_each(absolute)?;
+        self.model.tokenizer.iter_mut().chain(lora).try_for_each(absolute)?;
         absolute(&mut self.out)?;
+        // What is no file here may be the name of something else.
+        let tokenizer = self.siglip.iter_mut().map(|siglip| &mut siglip.tokenizer);
+        tokenizer.filter(|file| file.exists()).try_for_each(absolute)?;
         if Path::new(&self.model.init).exists() {
             let mut path = PathBuf::from(&self.model.init);
             absolute(&mut path)?;
@@ -1133,6 +1162,8 @@ mod tests {
     use super::*;
 
     const LEAST: &str = "steps = 10\nlr = 1\n[model]\ninit = \"m\"\n[data.a]\nfiles = \"a.jsonl\"\n";
+    const FILES: &str = "files = \"a.jsonl\"";
+    const DRAWN: &str = "[data.a.playground]\nsplit = \"train\"\ncount = 4\nsize = 28\n";
 
     fn read(text: &str, overrides: &[&str]) -> Result<Recipe> {
         Recipe::read(text, "r.toml", &overrides.iter().map(|o| o.to_string()).collect::<Vec<_>>())
@@ -1188,12 +1219,13 @@ mod tests {
             "crop" => "0.01",
             "steps" => "7",
             "files" | "image_dir" | "image" | "prefix" | "suffix" | "init" | "tokenizer" | "out"
-            | "match" | "targets" | "freeze" | "weight_decay_on" => "other",
+            | "match" | "targets" | "freeze" | "weight_decay_on" | "split" | "vqvae" => "other",
             _ => "3",
         };
         for (key, about) in KEYS {
             let key = key.replace("NAME", "a");
-            let mut table: Table = LEAST.parse().unwrap();
+            let mut table: Table =
+                format!("{LEAST}{DRAWN}{}", DRAWN.replace("data.a", "eval")).parse().unwrap();
             let before: Recipe = Value::Table(table.clone()).try_into().unwrap();
             match key.strip_prefix("groups.") {
                 Some(inner) => {
@@ -1242,11 +1274,26 @@ mod tests {
         check(LEAST, &["data.mix.b=1"], &["data.mix.b is no data set"]);
         check(LEAST, &["data.b.files=x", "data.mix.b=1"], &["data.a has no weight"]);
         check(LEAST, &["eval_every=5"], &["eval.files"]);
+        check(LEAST, &["eval.examples=2"], &["eval has no files"]);
+        check(&format!("{LEAST}{DRAWN}"), &[], &["data.a has both files and a playground"]);
+        check(LEAST, &["data.b.playground.splits=train"], &["did you mean data.b.playground.split?"]);
+        check(&LEAST.replace(FILES, DRAWN), &["data.a.playground.size=x"], &["wrong value"]);
         check(LEAST, &["augment.jpeg=2"], &["jpeg is 2"]);
         check("steps = 1", &[], &["model.init"]);
         check("steps = 1", &["model.init=m"], &["names no data"]);
         let recipe = read(LEAST, &["warmup=2"]).unwrap();
         assert!(recipe.schedule(&Course::default(), 10).unwrap_err().to_string().contains("warmup_steps"));
+    }
+
+    #[test]
+    fn data_may_be_drawn() {
+        let drawn = LEAST.replace(FILES, DRAWN);
+        let tasks = ["data.a.playground.tasks.colour=0.3", "data.a.playground.tasks.count=2"];
+        let recipe = read(&drawn, &tasks).unwrap();
+        let part = recipe.data["a"].playground.clone().unwrap();
+        assert_eq!((part.split.as_str(), part.seed, part.count, part.size), ("train", 0, 4, 28));
+        assert_eq!(part.tasks, Some(BTreeMap::from([("colour".into(), 0.3), ("count".into(), 2.0)])));
+        assert_eq!(read(&recipe.to_toml(), &[]).unwrap(), recipe);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::data::{Mixture, Preparation, Ready};
 use crate::image::Preprocess;
 use crate::model::{TextTowerConfig, TwoTowers, TwoTowersConfig, Weights};
 use crate::text::Tokenizer;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, nano};
 
 /// big_vision's, and transformers'.
 const LAYER_NORM_EPS: f32 = 1e-6;
@@ -69,7 +69,10 @@ impl PairJob {
     /// Whatever is wrong with the tokenizer, the data, the folder to begin with, or the recipe's patterns and schedules.
     pub fn of(recipe: &Recipe) -> Result<Option<PairJob>> {
         let Some(siglip) = recipe.siglip.clone() else { return Ok(None) };
-        let tokenizer = Tokenizer::from_file(&siglip.tokenizer)?;
+        let tokenizer = match is_built_in(&siglip.tokenizer) {
+            true => Tokenizer::from_model_bytes(nano::TOKENIZER)?,
+            false => Tokenizer::from_file(&siglip.tokenizer)?,
+        };
         let eos = tokenizer.eos()?;
         let config = sizes(&siglip, tokenizer.vocab_size());
         let start = match recipe.model.init.as_str() {
@@ -198,7 +201,10 @@ impl PairJob {
         let shapes: HashMap<String, Vec<usize>> = self.config.tensors().into_iter().collect();
         let learns = |name: &str| self.wanted.iter().any(|wanted| wanted.name == name);
         let file = &self.siglip.tokenizer;
-        let tokenizer = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        let tokenizer = match is_built_in(file) {
+            true => nano::TOKENIZER.to_vec(),
+            false => std::fs::read(file).map_err(|e| Error::io(file, e))?,
+        };
         let is_json = file.extension().is_some_and(|ending| ending == "json");
         let files = vec![(if is_json { "tokenizer.json" } else { "tokenizer.model" }, tokenizer)];
         let mut tensor = |name: &str| match learns(name) {
@@ -302,6 +308,11 @@ impl PairJob {
             ..EvalLine::new(step, loss, count as usize)
         }))
     }
+}
+
+/// Whether it is the tokenizer within this program, which a recipe calls as the model that has it. A file goes first.
+fn is_built_in(tokenizer: &Path) -> bool {
+    tokenizer.to_str().and_then(nano::BuiltIn::named).is_some() && !tokenizer.exists()
 }
 
 /// The model that a recipe describes.

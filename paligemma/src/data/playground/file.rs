@@ -1,12 +1,12 @@
-//! A file that describes a part of the playground, so that it is a data set like others: its pictures are drawn when they
-//! are asked for, and stand nowhere.
+//! What describes a part of the playground, so that it is a data set like others: its pictures are drawn when they are
+//! asked for, and stand nowhere. It is a file of its own, or the table `playground` of a recipe's data.
 //!
 //! ```toml
 //! split = "train"        # or val, test, compositional
 //! seed = 0
 //! count = 1_000_000
 //! size = 112             # of the pictures
-//! vqvae = "vae.npz"      # beside the file; the masks' model within the program if not given
+//! vqvae = "vae.npz"      # beside the file, or where the program runs; the masks' model within the program if not given
 //! [tasks]                # how often each comes; the first stage's mixture if not given
 //! caption = 2
 //! detect = 1.5
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ask::{Task, Tasks};
@@ -31,17 +31,23 @@ const SIZES: std::ops::RangeInclusive<usize> = 14..=2048;
 /// The longest file that is read.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What stands in the file.
-#[derive(Debug, Deserialize)]
+/// A part of the playground.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Description {
-    split: String,
+pub struct Description {
+    /// The name of a split.
+    pub split: String,
+    /// Another seed gives other examples.
     #[serde(default)]
-    seed: u64,
-    count: usize,
-    size: usize,
-    vqvae: Option<PathBuf>,
-    tasks: Option<BTreeMap<String, f32>>,
+    pub seed: u64,
+    /// The number of examples.
+    pub count: usize,
+    /// Width and height of the pictures, in pixels.
+    pub size: usize,
+    /// The masks' model, in place of the one within the program.
+    pub vqvae: Option<PathBuf>,
+    /// How often each task comes; the first stage's mixture if not given.
+    pub tasks: Option<BTreeMap<String, f64>>,
 }
 
 /// A part of the playground as a data set.
@@ -66,12 +72,21 @@ impl Drawn {
             return Err(Error::input(format!("{place} is too long for a playground")).expected("a few lines"));
         }
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        Drawn::of(&text, path).map_err(|error| error.at(place))
+        Drawn::read(&text, path).map_err(|error| error.at(place))
     }
 
-    fn of(text: &str, path: &Path) -> Result<Drawn> {
-        let description: Description = toml::from_str(text)
+    fn read(text: &str, path: &Path) -> Result<Drawn> {
+        let mut description: Description = toml::from_str(text)
             .map_err(|error| Error::input(error.to_string().trim_end()).because(error))?;
+        description.vqvae = description.vqvae.map(|file| path.parent().unwrap_or(Path::new("")).join(file));
+        Drawn::of(description, path)
+    }
+
+    /// The part of the playground, whose examples are told as those of `path`.
+    ///
+    /// # Errors
+    /// As [`Drawn::open`].
+    pub(in crate::data) fn of(description: Description, path: &Path) -> Result<Drawn> {
         let Description { split, seed, count, size, vqvae, tasks } = description;
         let names = |names: Vec<&str>| names.join(", ");
         let Some(split) = Split::ALL.into_iter().find(|known| known.name() == split) else {
@@ -92,12 +107,11 @@ impl Drawn {
                     return Err(Error::input(format!("there is no task \"{name}\""))
                         .expected(names(Task::ALL.iter().map(|task| task.name()).collect())));
                 };
-                weights[i] = weight;
+                weights[i] = weight as f32;
             }
             playground = playground.with_tasks(weights).map_err(|error| error.of_kind(crate::Kind::Input))?;
         }
-        let beside = |file: PathBuf| path.parent().unwrap_or(Path::new("")).join(file);
-        let codec = Box::new(MaskCodec::open(vqvae.map(beside).as_deref())?);
+        let codec = Box::new(MaskCodec::open(vqvae.as_deref())?);
         playground.example(0, Some(&codec)).map_err(|error| error.of_kind(crate::Kind::Input))?;
         Ok(Drawn { path: path.to_path_buf(), playground, count, side: size, codec })
     }
@@ -140,7 +154,7 @@ mod tests {
     #[test]
     fn a_description_is_a_data_set() {
         let text = "split = \"val\"\nseed = 3\ncount = 40\nsize = 28\n[tasks]\ncolour = 1\npair = 2.5\n";
-        let drawn = Drawn::of(text, Path::new("a/val.playground")).unwrap();
+        let drawn = Drawn::read(text, Path::new("a/val.playground")).unwrap();
         assert_eq!((drawn.len(), drawn.place(6).as_str()), (40, "a/val.playground:7"));
         for i in 0..40 {
             let record = drawn.record(i).unwrap();
@@ -156,7 +170,7 @@ mod tests {
     #[test]
     fn a_wrong_description_is_refused() {
         let check = |text: &str, why: &str| {
-            let error = Drawn::of(text, Path::new("x.playground")).unwrap_err().to_string();
+            let error = Drawn::read(text, Path::new("x.playground")).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         };
         check("split = \"train\"\ncount = 1", "size");

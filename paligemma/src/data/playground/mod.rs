@@ -22,6 +22,7 @@ mod things;
 
 pub use ask::{MIXTURE, Task, Tasks};
 pub use baselines::{Baseline, baselines};
+pub use file::Description;
 pub(super) use file::Drawn;
 pub use mask_crops::mask_crop;
 pub use say::Lang;
