@@ -49,6 +49,11 @@ pub struct CrossEntropy {
 /// Bytes of logits that are held at a time, roughly.
 const LOGITS: usize = 128 << 20;
 
+/// Rows of logits that [`cross_entropy`] holds at a time, of a table of so many rows.
+pub fn logits_rows(table_rows: usize) -> usize {
+    (LOGITS / 4 / table_rows.max(1)).clamp(16, 1024)
+}
+
 /// The weighted loss of predicting `targets` from the rows of `x_td` with the head `table_vd`, and the gradients asked for.
 /// Panics on a target beyond x or the table.
 pub fn cross_entropy(
@@ -65,7 +70,7 @@ pub fn cross_entropy(
     let mut loss = 0.0;
     let mut dx = wants_dx.then(|| Tensor::zeros(x_td.shape()));
     let mut dtable = wants_dtable.then(|| Tensor::zeros(&table_vd.shape()));
-    for chunk in targets.chunks((LOGITS / 4 / v.max(1)).clamp(16, 1024)) {
+    for chunk in targets.chunks(logits_rows(v)) {
         let rows = chunk.iter().flat_map(|target| &x_td.as_f32()[target.row * d..(target.row + 1) * d]);
         let x = Tensor::from_f32(rows.copied().collect(), &[chunk.len(), d]);
         let mut logits = linear_for(used, Isa::best(), &x, table_vd, Epilogue::default());

@@ -50,7 +50,7 @@ pub use convolution::{
     ConvolutionGradients, conv_transpose2d, conv_transpose2d_backward, conv_transpose2d_plain, conv2d,
     conv2d_backward, conv2d_plain, relu, relu_backward,
 };
-pub use cross_entropy::{CrossEntropy, LossRule, Target, cross_entropy};
+pub use cross_entropy::{CrossEntropy, LossRule, Target, cross_entropy, logits_rows};
 pub use dropout::{KeyedRows, dropout};
 pub use dtype::DType;
 pub use elementwise::{
@@ -64,7 +64,8 @@ pub use key_values::KeyValues;
 pub use limits::{Factors, gemm_peak, read_bandwidth};
 pub use linear::{Epilogue, geglu, geglu_on, linear, linear_on, linear_plain};
 pub use linear_backward::{
-    add_input_gradient, add_weight_gradient, bias_gradient, gradient_dtype, input_gradient, weight_gradient,
+    GRADIENT_PART, add_input_gradient, add_weight_gradient, bias_gradient, gradient_dtype, input_gradient,
+    weight_gradient,
 };
 pub use mapped::MappedFile;
 pub use memory::{OrExit, keep_freed_memory, peak_rss};

@@ -30,6 +30,9 @@ const DEPTH: usize = 512;
 /// Units between rows of A beyond their own: rows a power of two apart would meet in one set of the cache.
 const GAP: usize = 16;
 
+/// Numbers of a gradient that is taken in parts, roughly, in each of them: they shall stay in a cache.
+pub const GRADIENT_PART: usize = 1 << 20;
+
 /// What the products of a backward pass with these weights are computed in: f32 or bf16.
 pub fn gradient_dtype(w_nk: &Weight) -> DType {
     match w_nk {
@@ -92,10 +95,8 @@ pub(crate) fn weight_gradient_in_parts(
     compute: DType,
     f: &mut dyn FnMut(usize, &[f32]),
 ) {
-    /// Numbers of a part, roughly: they shall stay in a cache.
-    const NUMBERS: usize = 1 << 20;
     let all = WeightGradient::pack(Isa::best(), dy_tn, x_tk, compute);
-    let rows = (NUMBERS / all.k.max(1)).max(1).next_multiple_of(PANEL);
+    let rows = (GRADIENT_PART / all.k.max(1)).max(1).next_multiple_of(PANEL);
     let mut part = Vec::new();
     for from in (0..all.n).step_by(rows) {
         let to = all.n.min(from + rows);

@@ -63,6 +63,7 @@ pub(crate) struct B<'a> {
 pub(crate) const COLUMNS: usize = 16;
 /// Rows of a in a register tile.
 pub(crate) const ROWS: usize = 6;
+
 /// For bytes, column by column: c += (`start` + Σ a·b) · `scale`.
 #[derive(Clone, Copy)]
 pub(crate) struct ByteTerms<'a> {

@@ -1,6 +1,6 @@
 //! The memory that a run needs, from its recipe alone, and what would make it fit.
 
-use paligemma_tensor::DType;
+use paligemma_tensor::{DType, GRADIENT_PART, logits_rows};
 
 use super::learner::{Wanted, is_fused};
 use super::parameters::{Selection, num_lanes};
@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, available_memory};
 use crate::config::{Config, GemmaGeneration};
 use crate::{Error, Kind, Result};
 
-/// Bytes that a run needs. An estimate from above of what the operations hold; the program itself and its tokenizer come on top.
+/// Bytes that a run needs. An estimate of what the operations hold; the program itself and its tokenizer come on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// What the model computes with.
@@ -230,7 +230,7 @@ fn moments(
     let text_ends = 4 * text_rows * 2 * d;
     // What comes out, its rows before they were joined, and logits, of which so many are held at a time (`cross_entropy`), with
     // a packed copy.
-    let logits_rows = (micro * n(size.text)).min(((32 << 20) / n(t.vocab_size).max(1)).clamp(16, 1024));
+    let logits_rows = (micro * n(size.text)).min(n(logits_rows(t.vocab_size)));
     let loss = 4 * (text_rows * 2 * d + logits_rows * n(t.vocab_size) * 2);
 
     let sum = |head: &str| -> u64 {
@@ -314,10 +314,9 @@ const TABLE: &str = "language_model.embed_tokens.";
 
 /// The most bytes of a gradient, but for the table's, that are there at a time where each is taken up as it comes.
 fn largest_at_hand(recipe: &Recipe, selection: &Selection) -> u64 {
-    /// Numbers of a part, where a gradient is taken in parts.
-    const PART: usize = 1 << 20;
     let optimiser = recipe.optimiser();
     let others = selection.wanted.iter().filter(|w| !w.name.starts_with(TABLE));
-    let at_hand = others.map(|w| if optimiser.takes_parts(&w.shape) { w.len().min(PART) } else { w.len() });
+    let at_hand =
+        others.map(|w| if optimiser.takes_parts(&w.shape) { w.len().min(GRADIENT_PART) } else { w.len() });
     4 * at_hand.max().unwrap_or(0) as u64
 }
