@@ -46,7 +46,8 @@ pub(super) fn playground(args: &Args, job: &Job<'_>) -> anyhow::Result<ExitCode>
                 .into());
         }
     }
-    super::mask::note_own(args, job.vqvae.is_none());
+    let has_masks = job.tasks.is_empty() || job.tasks.iter().any(|task| task.needs_masks());
+    super::mask::note_own(args, job.vqvae.is_none() && has_masks);
     let codec = MaskCodec::open(job.vqvae)?;
     let mut playground = Playground::new(job.split, job.seed);
     if !job.tasks.is_empty() {

@@ -3,6 +3,7 @@
 mod answer;
 mod extend;
 mod hugging_face;
+mod model_proto;
 mod prompt;
 mod sentencepiece;
 mod stand_in;

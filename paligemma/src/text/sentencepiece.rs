@@ -11,8 +11,9 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
-use sentencepiece_model::{ModelType, NormalizerSpec, SentencePieceModel, Type};
+use prost::Message;
 
+use super::model_proto::{ModelProto, ModelType, NormalizerSpec, Type};
 use super::tokenizer::{MAX_PIECE_BYTES, MAX_VOCAB, STAYS_PLAIN, loc_and_seg_names};
 use crate::{Error, Result};
 
@@ -60,12 +61,11 @@ impl SentencePiece {
     /// A file that is broken, too large, not BPE, or that asks for something not supported here.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         check_wire(bytes)?;
-        let model = SentencePieceModel::from_slice(bytes).map_err(|e| {
+        let proto = ModelProto::decode(bytes).map_err(|e| {
             Error::model(format!("the SentencePiece model cannot be read: {e}"))
                 .expected("the protocol buffer that `sentencepiece` writes")
                 .because(e)
         })?;
-        let proto = model.model();
         let (Some(trainer), Some(spec)) = (&proto.trainer_spec, &proto.normalizer_spec) else {
             return Err(Error::model("the SentencePiece model has no trainer or normalizer specification")
                 .expected("both, as `sentencepiece` writes them")

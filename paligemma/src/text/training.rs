@@ -8,6 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
+use prost::Message;
+
+use super::model_proto::{ModelProto, ModelType, NormalizerSpec, SentencePiece, TrainerSpec, Type};
 use super::tokenizer::loc_and_seg_names;
 use crate::{Error, Result};
 
@@ -16,24 +19,14 @@ const LONGEST: usize = 16;
 /// As it stands in pieces.
 const SPACE: char = '▁';
 /// Ids 0 to 5.
-const FIRST: [(&str, Kind); 6] = [
-    ("<pad>", Kind::Control),
-    ("<eos>", Kind::Control),
-    ("<bos>", Kind::Control),
-    ("<unk>", Kind::Unknown),
-    ("<mask>", Kind::UserDefined),
-    ("\n", Kind::UserDefined),
+const FIRST: [(&str, Type); 6] = [
+    ("<pad>", Type::Control),
+    ("<eos>", Type::Control),
+    ("<bos>", Type::Control),
+    ("<unk>", Type::Unknown),
+    ("<mask>", Type::UserDefined),
+    ("\n", Type::UserDefined),
 ];
-
-/// SentencePiece's numbers for the kinds of pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Byte = 6,
-}
 
 /// The bytes of a `tokenizer.model` of `num_pieces` pieces, and behind them `<loc0000>` to `<seg127>`. The first six are
 /// `<pad>`, `<eos>`, `<bos>`, `<unk>`, `<mask>` and the line break; then come the 256 bytes, the pieces from the most
@@ -49,14 +42,19 @@ pub fn train_tokenizer(texts: impl IntoIterator<Item = String>, num_pieces: usiz
         return Err(Error::usage(format!("a tokenizer of {num_pieces} pieces has no room"))
             .expected(format!("{fixed} at least: {} characters are in the texts", characters.len())));
     };
-    let mut file = Model::default();
-    FIRST.iter().for_each(|&(piece, kind)| file.piece(piece, 0.0, kind));
-    (0..=255u8).for_each(|byte| file.piece(&format!("<0x{byte:02X}>"), 0.0, Kind::Byte));
+    let piece = |piece: String, score: f32, kind: Type| SentencePiece {
+        piece: Some(piece),
+        score: Some(score),
+        r#type: Some(kind.into()),
+    };
+    let mut pieces: Vec<SentencePiece> =
+        FIRST.iter().map(|&(name, kind)| piece(name.to_owned(), 0.0, kind)).collect();
+    pieces.extend((0..=255u8).map(|byte| piece(format!("<0x{byte:02X}>"), 0.0, Type::Byte)));
     let merged = merged(words, room);
     let scored = merged.into_iter().chain(characters.iter().map(char::to_string));
-    scored.enumerate().for_each(|(i, piece)| file.piece(&piece, -(i as f32), Kind::Normal));
-    loc_and_seg_names().for_each(|name| file.piece(&name, 0.0, Kind::UserDefined));
-    Ok(file.finish())
+    pieces.extend(scored.enumerate().map(|(i, text)| piece(text, -(i as f32), Type::Normal)));
+    pieces.extend(loc_and_seg_names().map(|name| piece(name, 0.0, Type::UserDefined)));
+    Ok(model(pieces).encode_to_vec())
 }
 
 /// How often each word comes, and the characters from the most frequent on.
@@ -239,65 +237,36 @@ fn script(c: char) -> u8 {
     }
 }
 
-/// The protocol buffer, as it is written.
-#[derive(Default)]
-struct Model {
-    bytes: Vec<u8>,
-    num_pieces: usize,
-}
-
-impl Model {
-    fn piece(&mut self, piece: &str, score: f32, kind: Kind) {
-        let mut one = Vec::new();
-        put_bytes(&mut one, 1, piece.as_bytes());
-        put_varint(&mut one, 2 << 3 | 5);
-        one.extend(score.to_le_bytes());
-        put_number(&mut one, 3, kind as u64);
-        put_bytes(&mut self.bytes, 1, &one);
-        self.num_pieces += 1;
+/// The file, with the specifications that readers ask for.
+fn model(pieces: Vec<SentencePiece>) -> ModelProto {
+    let name = |name: &str| Some(name.to_owned());
+    ModelProto {
+        trainer_spec: Some(TrainerSpec {
+            model_type: Some(ModelType::Bpe.into()),
+            vocab_size: i32::try_from(pieces.len()).ok(),
+            split_digits: Some(true),
+            allow_whitespace_only_pieces: Some(true),
+            byte_fallback: Some(true),
+            unk_id: Some(3),
+            bos_id: Some(2),
+            eos_id: Some(1),
+            pad_id: Some(0),
+            unk_piece: name("<unk>"),
+            bos_piece: name("<bos>"),
+            eos_piece: name("<eos>"),
+            pad_piece: name("<pad>"),
+            ..TrainerSpec::default()
+        }),
+        normalizer_spec: Some(NormalizerSpec {
+            name: name("identity"),
+            add_dummy_prefix: Some(false),
+            remove_extra_whitespaces: Some(false),
+            escape_whitespaces: Some(true),
+            ..NormalizerSpec::default()
+        }),
+        pieces,
+        ..ModelProto::default()
     }
-
-    fn finish(mut self) -> Vec<u8> {
-        let mut trainer = Vec::new();
-        // model_type BPE, vocab_size, split_digits, allow_whitespace_only_pieces, byte_fallback; ids of unk, bos, eos, pad.
-        let (vocab_size, yes) = (self.num_pieces as u64, 1);
-        for (field, value) in
-            [(3, 2), (4, vocab_size), (25, yes), (26, yes), (35, yes), (40, 3), (41, 2), (42, 1), (43, 0)]
-        {
-            put_number(&mut trainer, field, value);
-        }
-        for (field, name) in [(45, "<unk>"), (46, "<bos>"), (47, "<eos>"), (48, "<pad>")] {
-            put_bytes(&mut trainer, field, name.as_bytes());
-        }
-        let mut normalizer = Vec::new();
-        put_bytes(&mut normalizer, 1, b"identity");
-        // add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces.
-        for (field, value) in [(3, 0), (4, 0), (5, 1)] {
-            put_number(&mut normalizer, field, value);
-        }
-        put_bytes(&mut self.bytes, 2, &trainer);
-        put_bytes(&mut self.bytes, 3, &normalizer);
-        self.bytes
-    }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value > 127 {
-        out.push(value as u8 | 128);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn put_number(out: &mut Vec<u8>, field: u64, value: u64) {
-    put_varint(out, field << 3);
-    put_varint(out, value);
-}
-
-fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
-    put_varint(out, field << 3 | 2);
-    put_varint(out, bytes.len() as u64);
-    out.extend(bytes);
 }
 
 #[cfg(test)]

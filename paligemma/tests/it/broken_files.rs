@@ -716,9 +716,13 @@ fn hostile_files_child() {
     }
     assert_eq!(opened, 1, "only rows.npz is a checkpoint");
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).unwrap();
-    let peak: u64 = peak.trim().parse().unwrap();
-    assert!(peak <= 64 << 10, "{peak} kB at the peak");
+    let kib = |name: &str| -> u64 {
+        let value = status.lines().find_map(|l| l.strip_prefix(name)?.trim().strip_suffix("kB")).unwrap();
+        value.trim().parse().unwrap()
+    };
+    // How much of this program's own file stands in memory differs between machines, and is not what the files took.
+    let (peak, own) = (kib("VmHWM:"), kib("RssFile:"));
+    assert!(peak - own <= 64 << 10, "{peak} kB at the peak, {own} of them files that are mapped");
 }
 
 #[test]
