@@ -46,7 +46,7 @@ fn the_first_steps_of_every_stage_have_the_recorded_losses() {
     for (recipe, changes) in [
         ("nano-stage0-language", vec![random.as_str(), "batch=16", "micro_batch=16"]),
         ("nano-stage0-image", vec!["batch=16"]),
-        ("nano-stage1-align", vec![start.as_str(), "batch=16"]),
+        ("nano-stage1-one", vec![start.as_str(), "batch=16"]),
         ("nano-stage1", vec![start.as_str(), "batch=16"]),
         ("nano-stage2", vec![start_224.as_str(), "batch=16"]),
         ("nano-transfer-count", vec!["batch=16"]),

@@ -409,7 +409,7 @@ fn recipes_are_listed_shown_copied_and_run() {
         "overfit",
         "nano-stage0-image",
         "nano-stage0-language",
-        "nano-stage1-align",
+        "nano-stage1-one",
         "nano-stage1",
         "nano-stage2",
         "nano-transfer-count",

@@ -13,7 +13,7 @@ pub const RECIPES: &[(&str, &str)] = &[
     ("overfit", include_str!("../../../recipes/overfit.toml")),
     ("nano-stage0-image", include_str!("../../../recipes/nano-stage0-image.toml")),
     ("nano-stage0-language", include_str!("../../../recipes/nano-stage0-language.toml")),
-    ("nano-stage1-align", include_str!("../../../recipes/nano-stage1-align.toml")),
+    ("nano-stage1-one", include_str!("../../../recipes/nano-stage1-one.toml")),
     ("nano-stage1", include_str!("../../../recipes/nano-stage1.toml")),
     ("nano-stage2", include_str!("../../../recipes/nano-stage2.toml")),
     ("nano-transfer-count", include_str!("../../../recipes/nano-transfer-count.toml")),

@@ -2,6 +2,7 @@
 
 mod batches;
 mod built_in;
+mod filters;
 mod learner;
 mod metrics;
 mod optimiser;

@@ -75,6 +75,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("data.NAME.playground.seed", "another seed gives others"),
     ("data.NAME.playground.count", "how many examples"),
     ("data.NAME.playground.size", "side of the pictures in pixels"),
+    ("data.NAME.playground.most_things", "the most things in a picture; as the tasks have them if not given"),
     ("data.NAME.playground.vqvae", "another masks' model than that within the program"),
     ("data.NAME.playground.tasks.NAME", "how often a task comes; all as in Stage 1 if none is given"),
     ("augment.resize", "draw the resize method"),
@@ -89,6 +90,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("eval.playground.seed", "as in data.NAME"),
     ("eval.playground.count", "as in data.NAME"),
     ("eval.playground.size", "as in data.NAME"),
+    ("eval.playground.most_things", "as in data.NAME"),
     ("eval.playground.vqvae", "as in data.NAME"),
     ("eval.playground.tasks.NAME", "as in data.NAME"),
     ("eval.examples", "how many of its examples are looked at, from the first on"),
@@ -120,6 +122,11 @@ pub const KEYS: &[(&str, &str)] = &[
     ("siglip.vision.depth", "its blocks"),
     ("siglip.vision.mlp", "width of its MLPs"),
     ("siglip.vision.heads", "its attention heads"),
+    (
+        "siglip.vision.whiten",
+        "how far its first filters even out the spectrum of pictures: 0 not at all, 0.5 by half",
+    ),
+    ("siglip.vision.positions", "deviation of its first position embeddings, in place of 1/√width"),
     ("siglip.text.length", "tokens of every text: cut, or filled up with EOS"),
     ("siglip.text.width", "width of the text encoder"),
     ("siglip.text.depth", "its blocks"),
@@ -439,11 +446,15 @@ pub struct VisionTowerRecipe {
     pub depth: usize,
     pub mlp: usize,
     pub heads: usize,
+    pub whiten: f64,
+    pub positions: f64,
 }
 
 impl Default for VisionTowerRecipe {
     fn default() -> VisionTowerRecipe {
-        VisionTowerRecipe { image_size: 224, patch: 14, width: 1152, depth: 27, mlp: 4304, heads: 16 }
+        let (whiten, positions) = (0.0, 0.0);
+        let (width, depth, mlp, heads) = (1152, 27, 4304, 16);
+        VisionTowerRecipe { image_size: 224, patch: 14, width, depth, mlp, heads, whiten, positions }
     }
 }
 
@@ -848,6 +859,14 @@ impl Recipe {
                     _ => "leave it out",
                 },
             ));
+        }
+        for (key, value) in [
+            ("siglip.vision.whiten", siglip.vision.whiten),
+            ("siglip.vision.positions", siglip.vision.positions),
+        ] {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(key, &value, "a number from 0 to 1");
+            }
         }
         if siglip.tokenizer.as_os_str().is_empty() {
             return Err(Error::usage("the recipe does not say what tokenizer the texts have")

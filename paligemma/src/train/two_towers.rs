@@ -14,6 +14,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::Value;
 
 use super::batches::{Batches, open_data, open_eval};
+use super::filters::filters;
 use super::learner::{Learner, Pace, Rules, Wanted, owned};
 use super::metrics::EvalLine;
 use super::recipe::{ComputeType, EvalRecipe, KeptType, Recipe, SiglipRecipe};
@@ -390,6 +391,15 @@ fn new_weight(name: &str, shape: &[usize], siglip: &SiglipRecipe, seed: u64) -> 
             fill(&|rng| 1e-6 * normal(rng))
         }
         (_, "bias") => fill(&|_| 0.0),
+        (layer, _) if layer.ends_with("patch_embedding") && siglip.vision.whiten > 0.0 => {
+            let all = filters(shape[0], siglip.vision.patch, siglip.vision.whiten, &mut || normal(&mut rng));
+            Tensor::from_f32(all, shape)
+        }
+        (layer, _)
+            if layer == "vision_tower.embeddings.position_embedding" && siglip.vision.positions > 0.0 =>
+        {
+            fill(&|rng| siglip.vision.positions * normal(rng))
+        }
         // normal(1/√D), and nn.Embed's own.
         (layer, _) if layer.ends_with("position_embedding") || layer.ends_with("token_embedding") => {
             fill(&|rng| (inputs as f64).powf(-0.5) * normal(rng))
@@ -524,6 +534,20 @@ mod tests {
             ("logit_bias", -10.0),
         ] {
             check(name, &[3], value, 0.0, 9.0);
+        }
+        let mut other = SiglipRecipe::default();
+        (other.vision.whiten, other.vision.positions) = (0.5, 0.25);
+        for (name, shape, factor) in [
+            ("vision_tower.embeddings.position_embedding.weight", &[256, 64][..], Some(2.0)),
+            ("text_model.embeddings.position_embedding.weight", &[256, 64], Some(1.0)),
+            ("vision_tower.embeddings.patch_embedding.weight", &[8, 3, 14, 14], None),
+        ] {
+            let (x, usual) = (new_weight(name, shape, &other, 7), new_weight(name, shape, &siglip, 7));
+            let is_so = x.as_f32().iter().zip(usual.as_f32()).all(|(x, usual)| match factor {
+                Some(factor) => (x - factor * usual).abs() < 1e-6,
+                None => x != usual,
+            });
+            assert!(is_so, "{name}");
         }
     }
 }

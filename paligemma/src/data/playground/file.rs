@@ -6,6 +6,7 @@
 //! seed = 0
 //! count = 1_000_000
 //! size = 112             # of the pictures
+//! most_things = 1        # in a picture; as the tasks have them if not given
 //! vqvae = "vae.npz"      # beside the file, or where the program runs; the masks' model within the program if not given
 //! [tasks]                # how often each comes; the first stage's mixture if not given
 //! caption = 2
@@ -44,6 +45,8 @@ pub struct Description {
     pub count: usize,
     /// Width and height of the pictures, in pixels.
     pub size: usize,
+    /// The most things in a picture; as the tasks have them if not given.
+    pub most_things: Option<usize>,
     /// The masks' model, in place of the one within the program.
     pub vqvae: Option<PathBuf>,
     /// How often each task comes; the first stage's mixture if not given.
@@ -87,7 +90,7 @@ impl Drawn {
     /// # Errors
     /// As [`Drawn::open`].
     pub(in crate::data) fn of(description: Description, path: &Path) -> Result<Drawn> {
-        let Description { split, seed, count, size, vqvae, tasks } = description;
+        let Description { split, seed, count, size, most_things, vqvae, tasks } = description;
         let names = |names: Vec<&str>| names.join(", ");
         let Some(split) = Split::ALL.into_iter().find(|known| known.name() == split) else {
             return Err(Error::input(format!("there is no split \"{split}\""))
@@ -110,6 +113,10 @@ impl Drawn {
                 weights[i] = weight as f32;
             }
             playground = playground.with_tasks(weights).map_err(|error| error.of_kind(crate::Kind::Input))?;
+        }
+        if let Some(most) = most_things {
+            playground =
+                playground.with_most_things(most).map_err(|error| error.of_kind(crate::Kind::Input))?;
         }
         let codec = Box::new(MaskCodec::open(vqvae.as_deref())?);
         playground.example(0, Some(&codec)).map_err(|error| error.of_kind(crate::Kind::Input))?;
@@ -180,6 +187,7 @@ mod tests {
         check("split = \"val\"\ncount = 0\nsize = 28", "count");
         check("split = \"val\"\ncount = 1\nsize = 28\n[tasks]\ncolor = 1", "colour");
         check("split = \"val\"\ncount = 1\nsize = 28\n[tasks]\ncount = -1", "weights");
+        check("split = \"val\"\ncount = 1\nsize = 28\nmost_things = 1\n[tasks]\ncompare = 1", "`compare`");
         check("split = \"val\"\ncount = 1\nsize = 28\nvqvae = \"absent.npz\"", "absent.npz");
     }
 }

@@ -17,7 +17,11 @@ pub struct Playground {
     split: Split,
     seed: u64,
     tasks: Tasks,
+    most_things: usize,
 }
+
+/// Scenes that are tried before a task is said to have none with so few things.
+const TRIES: u64 = 1000;
 
 /// An example of the playground, before its pictures are drawn.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +72,7 @@ impl Played {
 impl Playground {
     /// The stream of a split and a seed, with the first stage's mixture of tasks.
     pub fn new(split: Split, seed: u64) -> Playground {
-        Playground { split, seed, tasks: MIXTURE }
+        Playground { split, seed, tasks: MIXTURE, most_things: usize::MAX }
     }
 
     /// The same with other tasks: how often each comes.
@@ -83,6 +87,29 @@ impl Playground {
             );
         }
         Ok(Playground { tasks, ..self })
+    }
+
+    /// The same with at most so many things in each picture: a beginning for a model that cannot tell things apart yet.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Usage`]: a task that has no such pictures.
+    pub fn with_most_things(self, most_things: usize) -> Result<Playground> {
+        let few = Playground { most_things, ..self };
+        let asked_for = Task::ALL.into_iter().zip(self.tasks).filter(|(_, weight)| *weight > 0.0);
+        for (task, _) in asked_for {
+            if (1..TRIES).all(|try_number| few.ask(task, 0, try_number).is_none()) {
+                let name = task.name();
+                return Err(Error::usage(format!("no picture of `{name}` has at most {most_things} things"))
+                    .hint("leave the task out, or allow more"));
+            }
+        }
+        Ok(few)
+    }
+
+    /// What one try asks, if its scene fits.
+    fn ask(&self, task: Task, index: u64, try_number: u64) -> Option<Asked> {
+        let asked = ask(task, self.split, &mut Dice::new(self.split, self.seed, index, try_number))?;
+        asked.scenes.iter().all(|scene| scene.items.len() <= self.most_things).then_some(asked)
     }
 
     /// Example number `index`. Without a codec, the tasks whose answers have masks are left out.
@@ -102,8 +129,7 @@ impl Playground {
         let task = Task::ALL[Dice::new(self.split, self.seed, index, 0).weighted(&tasks)];
         // Every task finds a scene within a few tries; which are tried does not depend on anything else.
         for try_number in 1.. {
-            let mut dice = Dice::new(self.split, self.seed, index, try_number);
-            if let Some(asked) = ask(task, self.split, &mut dice) {
+            if let Some(asked) = self.ask(task, index, try_number) {
                 let mut suffixes = asked.suffixes.clone();
                 if let (true, Some(codec)) = (suffixes.is_empty(), codec) {
                     suffixes.push(masked(&asked, codec)?);
@@ -194,6 +220,25 @@ mod tests {
             }
             assert!(seen.len() > if split == Split::Compositional { 85 } else { 390 }, "{}", seen.len());
         }
+    }
+
+    #[test]
+    fn pictures_may_have_few_things() {
+        let check = |names: &[&str], most: usize| {
+            let tasks = Task::ALL.map(|task| f32::from(u8::from(names.contains(&task.name()))));
+            Playground::new(Split::Train, 2).with_tasks(tasks).unwrap().with_most_things(most)
+        };
+        for (names, most) in [(&["caption", "which", "detect", "colour"][..], 1), (&["relation", "count"], 2)]
+        {
+            let few = check(names, most).unwrap();
+            for index in 0..200 {
+                let played = few.example(index, None).unwrap();
+                assert!(names.contains(&played.task.name()));
+                assert!(played.asked.scenes.iter().all(|scene| scene.items.len() <= most), "{played:?}");
+            }
+        }
+        let error = check(&["colour", "relation"], 1).unwrap_err().to_string();
+        assert!(error.contains("`relation`") && error.contains("at most 1"), "{error}");
     }
 
     #[test]
