@@ -5,7 +5,8 @@
 //! a shape. Here a filter is a sum of cosines, of which each has the larger a part the less of it is in pictures: their
 //! deviations to the power of -`whiten`. 0.5 halves the spectrum's slope; 1 would make noise as strong as shapes.
 
-/// How far deviations fall from frequency 0 on: 1 / (1 + SLOPE · f^1.5). Measured on patches of the playground.
+/// How far deviations fall from frequency 0 on: 1 / (1 + SLOPE · f^1.5). By eye, from the
+/// principal components of patches of the playground.
 const SLOPE: f64 = 6.0;
 /// Brightness, red against blue, green against both, of any length; and their deviations in pictures.
 const COLOURS: [([f64; 3], f64); 3] =
@@ -51,14 +52,21 @@ pub(super) fn filters(width: usize, patch: usize, whiten: f64, number: &mut dyn 
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::super::two_towers::normal;
     use super::*;
     use crate::data::playground::{Playground, Split};
+
+    /// As many as nano has: of few, the variance is a matter of chance.
+    const WIDTH: usize = 192;
 
     /// The variance of what filters find in patches of the playground, and which part of it is not of the patches' mean colours.
     fn found(filters: &[f32], patch: usize) -> (f64, f64) {
         let side = 8 * patch;
-        let (mut sums, mut squares, mut details, mut count) = (vec![0.0; 24], vec![0.0; 24], 0.0, 0.0);
-        for index in 0..12 {
+        let (mut sums, mut squares, mut details, mut count) = (vec![0.0; WIDTH], vec![0.0; WIDTH], 0.0, 0.0);
+        for index in 0..6 {
             let picture = &Playground::new(Split::Train, 3).example(index, None).unwrap().pictures(side)[0];
             for at in 0..64 {
                 let (y, x) = (at / 8 * patch, at % 8 * patch);
@@ -84,27 +92,20 @@ mod tests {
         }
         let variance: f64 =
             sums.iter().zip(&squares).map(|(sum, square)| square / count - (sum / count).powi(2)).sum();
-        (variance / 24.0, details / count / variance)
+        (variance / WIDTH as f64, details / count / variance)
     }
 
     #[test]
     fn they_find_as_much_and_more_of_it_is_detail() {
         let patch = 14;
-        let mut state = 1u64;
-        let mut number = || {
-            let mut sum = -6.0;
-            for _ in 0..12 {
-                state = paligemma_tensor::mix(state);
-                sum += (state >> 11) as f64 / (1u64 << 53) as f64;
-            }
-            sum
-        };
+        let mut rng = ChaCha8Rng::from_seed([1; 32]);
+        let mut number = || normal(&mut rng);
         let flat = (3.0 * (patch * patch) as f64).powf(-0.5);
-        let white: Vec<f32> = (0..24 * 3 * patch * patch).map(|_| (flat * number()) as f32).collect();
+        let white: Vec<f32> = (0..WIDTH * 3 * patch * patch).map(|_| (flat * number()) as f32).collect();
         let (usual, little) = found(&white, patch);
         let mut last = little;
         for whiten in [0.25, 0.5] {
-            let (variance, detail) = found(&filters(24, patch, whiten, &mut number), patch);
+            let (variance, detail) = found(&filters(WIDTH, patch, whiten, &mut number), patch);
             assert!((0.4..2.5).contains(&(variance / usual)), "{whiten}: {variance} in place of {usual}");
             assert!(detail > 1.25 * last, "{whiten}: {detail}, with less {last}");
             last = detail;

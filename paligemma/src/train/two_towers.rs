@@ -425,7 +425,7 @@ fn unit(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Twelve numbers below 1 have a sum that is all but normal, with variance 1; and it is the same on every machine.
-fn normal(rng: &mut ChaCha8Rng) -> f64 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (0..12).map(|_| unit(rng)).sum::<f64>() - 6.0
 }
 

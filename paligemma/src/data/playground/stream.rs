@@ -78,7 +78,7 @@ impl Playground {
     /// The same with other tasks: how often each comes.
     ///
     /// # Errors
-    /// [`crate::Kind::Usage`]: no task, or a number that is no weight.
+    /// [`crate::Kind::Usage`]: no task, a number that is no weight, or a task that has no pictures of so few things.
     pub fn with_tasks(self, tasks: Tasks) -> Result<Playground> {
         let is_weight = |weight: &f32| weight.is_finite() && *weight >= 0.0;
         if !tasks.iter().all(is_weight) || tasks.iter().sum::<f32>() <= 0.0 {
@@ -86,7 +86,7 @@ impl Playground {
                 Error::usage("the playground has no tasks").expected("weights from 0 on, one above 0")
             );
         }
-        Ok(Playground { tasks, ..self })
+        Playground { tasks, ..self }.checked()
     }
 
     /// The same with at most so many things in each picture: a beginning for a model that cannot tell things apart yet.
@@ -94,16 +94,19 @@ impl Playground {
     /// # Errors
     /// [`crate::Kind::Usage`]: a task that has no such pictures.
     pub fn with_most_things(self, most_things: usize) -> Result<Playground> {
-        let few = Playground { most_things, ..self };
-        let asked_for = Task::ALL.into_iter().zip(self.tasks).filter(|(_, weight)| *weight > 0.0);
-        for (task, _) in asked_for {
-            if (1..TRIES).all(|try_number| few.ask(task, 0, try_number).is_none()) {
-                let name = task.name();
-                return Err(Error::usage(format!("no picture of `{name}` has at most {most_things} things"))
+        Playground { most_things, ..self }.checked()
+    }
+
+    /// Refuses a task for whose next scene one would look for ever.
+    fn checked(self) -> Result<Playground> {
+        for (task, _) in Task::ALL.into_iter().zip(self.tasks).filter(|(_, weight)| *weight > 0.0) {
+            if (1..TRIES).all(|try_number| self.ask(task, 0, try_number).is_none()) {
+                let (name, most) = (task.name(), self.most_things);
+                return Err(Error::usage(format!("no picture of `{name}` has at most {most} things"))
                     .hint("leave the task out, or allow more"));
             }
         }
-        Ok(few)
+        Ok(self)
     }
 
     /// What one try asks, if its scene fits.
@@ -237,8 +240,12 @@ mod tests {
                 assert!(played.asked.scenes.iter().all(|scene| scene.items.len() <= most), "{played:?}");
             }
         }
-        let error = check(&["colour", "relation"], 1).unwrap_err().to_string();
-        assert!(error.contains("`relation`") && error.contains("at most 1"), "{error}");
+        let tasks = Task::ALL.map(|task| f32::from(u8::from(task == Task::Relation)));
+        let other_way = check(&["colour"], 1).unwrap().with_tasks(tasks);
+        for refused in [check(&["colour", "relation"], 1), other_way] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("`relation`") && error.contains("at most 1"), "{error}");
+        }
     }
 
     #[test]
