@@ -37,16 +37,21 @@ fn the_first_steps_of_every_stage_have_the_recorded_losses() {
     // The parts as Stage 0 left them, joined and quantised.
     at_root(&["random", "nano-112", &path("start8"), "--dtype", "int8", "-q"]);
     fs::copy(root().join("models/nano/start.safetensors"), scene.path("start8/model.safetensors")).unwrap();
-    at_root(&["convert", &path("start8"), &path("start"), "--dtype", "f32", "-q"]);
-    at_root(&["convert", "nano-112", &path("start-224"), "--image-size", "224", "--dtype", "f32", "-q"]);
+    for (from, to, size) in [
+        (path("start8"), path("start"), "112"),
+        (path("start8"), path("start-56"), "56"),
+        ("nano-112".into(), path("start-224"), "224"),
+    ] {
+        at_root(&["convert", &from, &to, "--image-size", size, "--dtype", "f32", "-q"]);
+    }
     let recorded: Value =
         serde_json::from_slice(&fs::read(root().join("models/nano/losses.json")).unwrap()).unwrap();
-    let (random, start, start_224) = (init("random"), init("start"), init("start-224"));
+    let [random, start, start_56, start_224] = ["random", "start", "start-56", "start-224"].map(init);
     // Sixteen examples of each batch: whole ones take minutes.
     for (recipe, changes) in [
         ("nano-stage0-language", vec![random.as_str(), "batch=16", "micro_batch=16"]),
         ("nano-stage0-image", vec!["batch=16"]),
-        ("nano-stage1-one", vec![start.as_str(), "batch=16"]),
+        ("nano-stage1-one", vec![start_56.as_str(), "batch=16", "micro_batch=16"]),
         ("nano-stage1", vec![start.as_str(), "batch=16"]),
         ("nano-stage2", vec![start_224.as_str(), "batch=16"]),
         ("nano-transfer-count", vec!["batch=16"]),
