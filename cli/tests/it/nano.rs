@@ -73,8 +73,8 @@ fn the_first_steps_of_every_stage_have_the_recorded_losses() {
 fn nano_is_a_model_like_others() {
     let scene = Scene::new();
     let shown = scene.json(&["show", "nano"]);
-    assert_eq!(shown["config"]["vision_config"]["image_size"], json!(224));
-    assert_eq!(scene.json(&["show", "nano-112"])["config"]["vision_config"]["image_size"], json!(112));
+    assert_eq!(shown["config"]["vision_config"]["image_size"], json!(112));
+    assert_eq!(scene.json(&["show", "nano-224"])["config"]["vision_config"]["image_size"], json!(224));
     let example = root().join("examples/playground.png").display().to_string();
     let run = |model: &str| scene.json(&["run", model, &example, "caption en"])["text"].clone();
     let answer = run("nano");
