@@ -32,10 +32,6 @@ def tower(model):
     return model.eval().requires_grad_(False).model.vision_tower
 
 
-def layers(encoder):
-    return getattr(encoder, "vision_model", encoder).encoder.layers
-
-
 def pixels(pictures, most):
     files = sorted(Path(pictures).glob("*.png"))[:most]
     x_bhwc = np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=np.float32) / 127.5 - 1 for file in files])
@@ -84,9 +80,7 @@ def attention(model, out, pictures):
     y, x = torch.tensor(Y) - (SIDE - 1) / 2, torch.tensor(X) - (SIDE - 1) / 2
     wanted = torch.stack([y, x, y * y + x * x], 1).repeat(len(x_bchw), 1).double()
     changed = {}
-    for number, layer in enumerate(layers(encoder)):
-        if number == 0:
-            continue
+    for number, layer in enumerate(encoder.encoder.layers[1:], 1):
         query, key = layer.self_attn.q_proj, layer.self_attn.k_proj
         for linear in (query, key):
             linear.weight.mul_(0.3)
