@@ -17,6 +17,7 @@ mod steps;
 mod tensorboard;
 mod two_towers;
 mod vqvae;
+mod waves;
 
 pub use built_in::RECIPES;
 pub use learner::{Pace, Wanted};

@@ -126,7 +126,10 @@ pub const KEYS: &[(&str, &str)] = &[
         "siglip.vision.whiten",
         "how far its first filters even out the spectrum of pictures: 0 not at all, 0.5 by half",
     ),
-    ("siglip.vision.positions", "deviation of its first position embeddings, in place of 1/√width"),
+    (
+        "siglip.vision.positions",
+        "deviation of its first position embeddings, then waves and not independent numbers of 1/√width",
+    ),
     ("siglip.text.length", "tokens of every text: cut, or filled up with EOS"),
     ("siglip.text.width", "width of the text encoder"),
     ("siglip.text.depth", "its blocks"),

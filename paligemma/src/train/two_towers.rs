@@ -20,6 +20,7 @@ use super::metrics::EvalLine;
 use super::recipe::{ComputeType, EvalRecipe, KeptType, Recipe, SiglipRecipe};
 use super::state::{Part, Saved};
 use super::steps::{Event, Learned, Outcome, Run, Trainer, told};
+use super::waves::waves;
 use crate::checkpoint::{SiglipFolder, write_siglip};
 use crate::config::VisionConfig;
 use crate::data::{Mixture, Preparation, Ready};
@@ -398,7 +399,7 @@ fn new_weight(name: &str, shape: &[usize], siglip: &SiglipRecipe, seed: u64) -> 
         (layer, _)
             if layer == "vision_tower.embeddings.position_embedding" && siglip.vision.positions > 0.0 =>
         {
-            fill(&|rng| siglip.vision.positions * normal(rng))
+            Tensor::from_f32(waves(shape[0].isqrt(), shape[1], siglip.vision.positions), shape)
         }
         // normal(1/√D), and nn.Embed's own.
         (layer, _) if layer.ends_with("position_embedding") || layer.ends_with("token_embedding") => {
@@ -538,8 +539,8 @@ mod tests {
         let mut other = SiglipRecipe::default();
         (other.vision.whiten, other.vision.positions) = (0.5, 0.25);
         for (name, shape, factor) in [
-            ("vision_tower.embeddings.position_embedding.weight", &[256, 64][..], Some(2.0)),
-            ("text_model.embeddings.position_embedding.weight", &[256, 64], Some(1.0)),
+            ("vision_tower.embeddings.position_embedding.weight", &[256, 64][..], None),
+            ("text_model.embeddings.position_embedding.weight", &[256, 64][..], Some(1.0)),
             ("vision_tower.embeddings.patch_embedding.weight", &[8, 3, 14, 14], None),
         ] {
             let (x, usual) = (new_weight(name, shape, &other, 7), new_weight(name, shape, &siglip, 7));
