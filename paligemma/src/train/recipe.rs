@@ -128,7 +128,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ),
     (
         "siglip.vision.positions",
-        "deviation of its first position embeddings, then waves and not independent numbers of 1/√width",
+        "deviation of its first position embeddings, sines and cosines; 0 for independent numbers of 1/√width",
     ),
     ("siglip.text.length", "tokens of every text: cut, or filled up with EOS"),
     ("siglip.text.width", "width of the text encoder"),
