@@ -330,7 +330,7 @@ fn verify_gradients(
     };
     let x = PaliGemma::join_parts(&images, &model.embed_text(text, &mut pass)?, parts, &mut pass);
     let sequence = Sequence { len: example.ids.len(), prefix_len: example.prefix_len };
-    let y = model.forward_whole(&x, &[sequence], &mut pass)?;
+    let y = model.forward_whole(&x, &[sequence], None, &mut pass)?;
     let weight = 1.0 / example.targets.len().max(1) as f32;
     let targets: Vec<Target> = example.targets.iter().map(|&(row, id)| Target { row, id, weight }).collect();
     let rule = LossRule { softcap: model.config().text.final_logit_softcapping, ..LossRule::default() };

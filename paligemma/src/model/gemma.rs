@@ -19,7 +19,7 @@ use paligemma_tensor::{
     AttentionRule, DType, Epilogue, LossRule, Mask, Parameter, Segment, Span, Target, Tensor, Value, Weight,
     attention, linear, softcap,
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// The decoder.
 #[derive(Debug, Clone)]
@@ -92,6 +92,8 @@ struct Place<'a> {
     layer: usize,
     /// Of every row.
     positions: &'a [usize],
+    /// The rows that are wanted behind this layer, if not all.
+    wanted: Option<&'a [Range<usize>]>,
     /// The sliding window of this layer.
     window: Option<usize>,
 }
@@ -199,6 +201,8 @@ impl Gemma {
     }
 
     /// Reads whole sequences, keeping no cache: the same numbers, and gradients on the way back if the pass is recorded.
+    /// With `wanted`, a range of rows of each sequence, only these come out, one after the other: behind the last attention the others
+    /// are of no more use.
     ///
     /// # Errors
     /// Only [`crate::Kind::Cancelled`].
@@ -206,6 +210,7 @@ impl Gemma {
         &self,
         x_td: &Value,
         sequences: &[Sequence],
+        wanted: Option<&[Range<usize>]>,
         sliding_window: bool,
         pass: &mut Pass<'_>,
     ) -> Result<Value> {
@@ -213,12 +218,21 @@ impl Gemma {
         let positions: Arc<[usize]> = sequences.iter().flat_map(|sequence| 0..sequence.len).collect();
         let sequences: Arc<[Sequence]> = sequences.into();
         let all = (Arc::clone(&self.config), Arc::clone(&positions), sequences);
+        let wanted: Option<Arc<[Range<usize>]>> = wanted.map(Into::into);
+        let last = self.blocks.len().saturating_sub(1);
         self.through_blocks(x_td, &positions, sliding_window, pass, |block, place, x, pass| {
             let (block, layer, window) = (Arc::clone(block), place.layer, place.window);
             let (config, positions, sequences) = all.clone();
+            let wanted = wanted.clone().filter(|_| layer == last);
             pass.block(x, move |pass, x| {
                 pass.at_block(layer);
-                let place = Place { config: &config, layer, positions: &positions, window };
+                let place = Place {
+                    config: &config,
+                    layer,
+                    positions: &positions,
+                    wanted: wanted.as_deref(),
+                    window,
+                };
                 block.forward(x, &place, &mut Reading::Whole(&sequences), pass)
             })
         })
@@ -242,7 +256,12 @@ impl Gemma {
             } else {
                 None
             };
-            x = forward(block, &Place { config: &self.config, layer, positions, window }, &x, pass);
+            x = forward(
+                block,
+                &Place { config: &self.config, layer, positions, wanted: None, window },
+                &x,
+                pass,
+            );
             pass.put(format_args!("llm/layers/{layer:02}"), &x);
         }
         pass.put(format_args!("llm/encoded"), &x); // out["encoded"] = x
@@ -317,7 +336,7 @@ impl Block {
         linear.chain([pre_attention_norm, pre_ffw_norm]).chain(post_norms)
     }
 
-    /// `Block.__call__`, `x_td` → the same shape; the turns' caches grow by their rows in this layer.
+    /// `Block.__call__`, `x_td` → the same shape, or the wanted rows of it; the turns' caches grow by their rows in this layer.
     fn forward(
         &self,
         x_td: &Value,
@@ -328,13 +347,22 @@ impl Block {
         let eps = place.config.rms_norm_eps;
         let y = pass.tape.rms_norm(x_td, &self.pre_attention_norm, eps); // inputs_normalized = self.pre_attention_norm(x)
         let y = self.attend(&y, place, reading, pass);
+        let (x_td, y) = match place.wanted {
+            Some(wanted) => {
+                pass.at_examples(wanted.iter().map(Range::len));
+                let mut rows_of =
+                    |x| pass.tape.concat_rows(&wanted.iter().map(|r| (x, r.clone())).collect::<Vec<_>>());
+                (rows_of(x_td), rows_of(&y))
+            }
+            None => (x_td.clone(), y),
+        };
         let x = if self.post_attention_norm.is_none() && !pass.drops_residuals() {
-            self.attn_vec.sum(&y, Some(x_td), pass) // attn_output += x
+            self.attn_vec.sum(&y, Some(&x_td), pass) // attn_output += x
         } else {
             let y = self.attn_vec.forward(&y, pass);
             let y = post_norm(&y, self.post_attention_norm.as_ref(), eps, pass); // if self.post_norms: ...
             let y = pass.drop_residual(&y); // attn_output = self.drop(attn_output, deterministic)
-            pass.tape.add(x_td, &y)
+            pass.tape.add(&x_td, &y)
         };
         let y = pass.tape.rms_norm(&x, &self.pre_ffw_norm, eps); // attn_output = self.pre_ffw_norm(attn_output)
         let y = self.gated(&y, pass); // activations = nn.gelu(ff_gate) * ff1

@@ -196,6 +196,8 @@ impl PaliGemma {
         let ids: Vec<u32> = batch.iter().flat_map(|lesson| &lesson.ids).copied().collect();
         let text = self.embed_text(&ids, pass)?;
         let (mut parts, mut sequences, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        // The rows that predict something.
+        let mut wanted = Vec::new();
         let size = BatchSize::of(batch);
         let whole = options.batch.unwrap_or(size);
         let mut first = 0;
@@ -209,18 +211,17 @@ impl PaliGemma {
                 Mean::Example => 1.0 / (num_targets.max(1) * whole.examples.max(1)) as f64,
                 Mean::Token => 1.0 / whole.targets.max(1) as f64,
             };
-            for i in lesson.ids.len() - num_targets..lesson.ids.len() {
-                // The row before a token predicts it.
-                targets.push(Target {
-                    row: first + num_soft + i - 1,
-                    id: lesson.ids[i],
-                    weight: weight as f32,
-                });
+            for &id in &lesson.ids[lesson.ids.len() - num_targets..] {
+                targets.push(Target { row: targets.len(), id, weight: weight as f32 });
             }
+            // The row before a token predicts it.
+            let end = first + len.saturating_sub(1);
+            wanted.push(end - num_targets..end);
             first += len;
         }
         let x = PaliGemma::join_parts(&soft_tokens, &text, &parts, pass);
-        let y = self.forward_whole(&x, &sequences, pass)?;
+        let wanted = (!targets.is_empty()).then_some(&wanted[..]);
+        let y = self.forward_whole(&x, &sequences, wanted, pass)?;
         let rule = LossRule {
             softcap: self.config().text.final_logit_softcapping.filter(|_| options.final_softcap),
             label_smoothing: options.label_smoothing,

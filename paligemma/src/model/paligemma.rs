@@ -12,6 +12,7 @@
 use super::{Gemma, KvCache, Linear, Pass, Sequence, Siglip, Turn, Weights};
 use crate::{Error, Result, config::Config};
 use paligemma_tensor::{DType, LossRule, Parameter, Target, Tensor, Value};
+use std::ops::Range;
 
 /// The next rows of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,12 +168,19 @@ impl PaliGemma {
         self.gemma.forward(x_td, turns, self.sliding_window, pass)
     }
 
-    /// The same for whole sequences, without caches; what a recorded pass goes through.
+    /// The same for whole sequences, without caches; what a recorded pass goes through. With `wanted`, a range of rows of each
+    /// sequence, only these come out, one after the other.
     ///
     /// # Errors
     /// Only cancellation.
-    pub fn forward_whole(&self, x_td: &Value, sequences: &[Sequence], pass: &mut Pass<'_>) -> Result<Value> {
-        self.gemma.forward_whole(x_td, sequences, self.sliding_window, pass)
+    pub fn forward_whole(
+        &self,
+        x_td: &Value,
+        sequences: &[Sequence],
+        wanted: Option<&[Range<usize>]>,
+        pass: &mut Pass<'_>,
+    ) -> Result<Value> {
+        self.gemma.forward_whole(x_td, sequences, wanted, self.sliding_window, pass)
     }
 
     /// The loss of predicting `targets` from rows of `pre_logits`, as a value and as f64.
