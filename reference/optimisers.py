@@ -103,12 +103,17 @@ schedules = {
 }
 cosine, constant = schedules["cosine"], schedules["constant"]
 adam = dict(b1=0.9, b2=0.999, eps=1e-8)
+# optax's own muon has Nesterov's momentum in its Adam too.
+muon = optax.partition(
+    {True: optax.contrib.muon(-1.0, consistent_rms=0.2), False: optax.scale_by_adam(**adam)},
+    lambda params: jax.tree.map(lambda x: x.ndim == 2, params))
 runs = {
     "adam": with_optax(optax.scale_by_adam(**adam), 1.0, 0.01, 1e-3, cosine),
     "adam_bf16": with_optax(optax.scale_by_adam(**adam), 0, 0.01, 0, constant, round_first=True),
     "adamw": with_torch(lambda p: torch.optim.AdamW(p, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1), 1.0, cosine),
     "adafactor": with_optax(adafactor(dtype_momentum=jnp.float32), 0, 0.01, 1e-3, cosine),
     "adafactor_plain": with_optax(adafactor(momentum=None), 0, 0.01, 0, constant),
+    "muon": with_optax(muon, 1.0, 0.05, 1e-3, cosine),
     "sgd": with_optax(optax.identity(), 1.0, 0.05, 0, cosine),
     "sgd_momentum": with_torch(lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9), 0, cosine),
 }

@@ -145,6 +145,7 @@ impl Rules {
 #[derive(Debug)]
 struct Learning {
     wanted: Wanted,
+    optimiser: Optimiser,
     /// The same in f32, from which the model's is rounded after each step.
     master: Option<Tensor>,
     state: State,
@@ -152,20 +153,14 @@ struct Learning {
 
 impl Learning {
     /// The numbers from `from` on that the gradient is of.
-    fn update(
-        &mut self,
-        optimiser: &Optimiser,
-        weight: &mut Tensor,
-        (from, gradient): (usize, &[f32]),
-        rate: &Rate,
-    ) {
+    fn update(&mut self, weight: &mut Tensor, (from, gradient): (usize, &[f32]), rate: &Rate) {
         let (state, shape) = (&mut self.state, &self.wanted.shape[..]);
         let numbers = match (&mut self.master, self.wanted.dtype) {
             (Some(master), _) => Numbers::F32(master.as_f32_mut()),
             (None, DType::BF16) => Numbers::Bf16(weight.as_bf16_mut()),
             (None, _) => Numbers::F32(weight.as_f32_mut()),
         };
-        optimiser.update_part(state, numbers, shape, (from, gradient), rate);
+        self.optimiser.update_part(state, numbers, shape, (from, gradient), rate);
         if let Some(master) = &self.master {
             let part = from..from + gradient.len();
             round_into_bf16(&master.as_f32()[part.clone()], &mut weight.as_bf16_mut()[part]);
@@ -176,7 +171,6 @@ impl Learning {
 /// All that a step needs beside the model.
 #[derive(Debug)]
 pub(super) struct Learner {
-    optimiser: Optimiser,
     paces: Vec<Pace>,
     lr: f64,
     weight_decay: f32,
@@ -234,18 +228,16 @@ impl Learner {
         wanted: &[Wanted],
         masters: impl IntoIterator<Item = Option<Tensor>>,
     ) -> Learner {
-        let optimiser = recipe.optimiser();
         let state = match recipe.state_dtype {
             KeptType::F32 => DType::F32,
             KeptType::Bf16 => DType::BF16,
         };
-        let learning = wanted.iter().zip(masters).map(|(wanted, master)| Learning {
-            master,
-            state: optimiser.new_state(&wanted.shape, state),
-            wanted: wanted.clone(),
+        let learning = wanted.iter().zip(masters).map(|(wanted, master)| {
+            let optimiser = recipe.optimiser(&wanted.name, &wanted.shape);
+            let state = optimiser.new_state(&wanted.shape, state);
+            Learning { wanted: wanted.clone(), optimiser, master, state }
         });
         Learner {
-            optimiser,
             paces: paces.to_vec(),
             lr: recipe.lr.unwrap_or(0.0),
             weight_decay: recipe.weight_decay as f32,
@@ -291,10 +283,10 @@ impl Learner {
         weight: &mut Tensor,
         part: Contribution,
     ) {
-        let wanted = &self.learning[id].wanted;
+        let Learning { wanted, optimiser, .. } = &self.learning[id];
         // The embedding table is the head too: its gradient is whole when both have come.
         let is_table = wanted.name.ends_with(".embed_tokens.weight");
-        if !is_table && self.optimiser.takes_parts(&wanted.shape) {
+        if !is_table && optimiser.takes_parts(&wanted.shape) {
             // Part by part, so that the whole of it is never held: one that is broken stops at the part that is.
             let shape = wanted.shape.clone();
             gradients.parts[id] += 1;
@@ -375,7 +367,7 @@ impl Learner {
             schedule: pace.schedule.at(step) as f32,
             decay: if wanted.decays { self.weight_decay } else { 0.0 },
         };
-        self.learning[id].update(&self.optimiser, weight, gradient, &rate);
+        self.learning[id].update(weight, gradient, &rate);
     }
 
     /// What counts of what learns: each name with its numbers, those that the next ones are made of.

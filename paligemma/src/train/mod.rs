@@ -5,6 +5,7 @@ mod built_in;
 mod filters;
 mod learner;
 mod metrics;
+mod muon;
 mod optimiser;
 mod parameters;
 mod plan;

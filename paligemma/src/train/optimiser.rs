@@ -8,10 +8,14 @@
 use paligemma_tensor::{DType, bf16, round_into_bf16, widen_from_bf16};
 use rayon::prelude::*;
 
+use super::muon::orthogonal;
+
 /// Elements that are taken at a time: results do not depend on the number of threads.
 const CHUNK: usize = 1 << 14;
 /// Below this side a matrix's second moment is kept whole (big_vision's `min_dim_size_to_factor`).
 const MIN_FACTORED: usize = 32;
+/// The deviation of what Muon moves numbers by, at a rate of 1: about that of Adam, so that rates for the one suit the other.
+const CONSISTENT_RMS: f32 = 0.2;
 
 /// The rule.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +48,12 @@ pub enum Optimiser {
         b2: f32,
         /// Added to the squares.
         eps: f32,
+    },
+    /// optax's `scale_by_muon` with `consistent_rms` of 0.2, of a matrix alone: every direction of it goes equally far.
+    /// Keller Jordan's Muon, arXiv 2502.16982.
+    Muon {
+        /// The decay of the mean of gradients.
+        momentum: f32,
     },
     /// optax's `trace`, torch's `SGD`; 0 keeps nothing.
     Sgd {
@@ -188,6 +198,7 @@ impl Optimiser {
         let len = shape.iter().product();
         match *self {
             Optimiser::Adam { .. } | Optimiser::AdamW { .. } => vec![("first", len), ("second", len)],
+            Optimiser::Muon { .. } => vec![("first", len)],
             Optimiser::Sgd { momentum } => {
                 if momentum > 0.0 {
                     vec![("first", len)]
@@ -208,7 +219,11 @@ impl Optimiser {
 
     /// Whether a parameter of `shape` may be updated part by part: each number by its own gradient alone.
     pub fn takes_parts(&self, shape: &[usize]) -> bool {
-        !matches!(self, Optimiser::Adafactor { .. }) || factored(shape).is_none()
+        match self {
+            Optimiser::Adafactor { .. } => factored(shape).is_none(),
+            Optimiser::Muon { .. } => false,
+            Optimiser::Adam { .. } | Optimiser::AdamW { .. } | Optimiser::Sgd { .. } => true,
+        }
     }
 
     /// One step of a parameter `w` of `shape` with its gradient.
@@ -257,6 +272,27 @@ impl Optimiser {
                             false => step(w, direction),
                         }
                     }
+                });
+            }
+            Optimiser::Muon { momentum } => {
+                let &[rows, columns] = shape else { panic!("Muon is of matrices, not of {shape:?}") };
+                // Nesterov's momentum; the mean that will be and the gradient, as if they had not begun with zeros.
+                let share = |count: i32| (1.0 - f64::from(momentum).powi(count)) as f32;
+                let (of_mean, of_gradient) = (momentum / share(count + 1), (1.0 - momentum) / share(count));
+                let mut ahead = vec![0.0; len];
+                let parts =
+                    first.into_par_iter().zip(ahead.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
+                parts.for_each(|((first, ahead), g)| {
+                    first.change(|m| {
+                        for ((m, ahead), &g) in m.iter_mut().zip(ahead).zip(g) {
+                            *m = momentum * *m + (1.0 - momentum) * g;
+                            *ahead = of_mean * *m + of_gradient * g;
+                        }
+                    });
+                });
+                let far = CONSISTENT_RMS * (rows.max(columns) as f32).sqrt();
+                each(w, Vec::new(), Vec::new(), &orthogonal(ahead, [rows, columns]), |w, _, _, x, _| {
+                    w.iter_mut().zip(x).for_each(|(w, &x)| step(w, far * x));
                 });
             }
             Optimiser::Sgd { momentum } if momentum > 0.0 => {
@@ -421,48 +457,51 @@ mod tests {
         let (eps, b1) = (1e-8, 0.9);
         let adam = Optimiser::Adam { b1, b2: 0.999, eps };
         let adafactor = |momentum| Optimiser::Adafactor { momentum, decay_rate: 0.8, b2: 0.999, eps: 1e-30 };
-        let check = |name: &str,
-                     rule: Optimiser,
-                     dtype,
-                     clip: Option<f64>,
-                     lr: f32,
-                     decay: f32,
-                     along: &str| {
-            let mut w: Vec<Vec<f32>> =
-                SHAPES.iter().enumerate().map(|(i, (_, shape))| numbers(i as u64, shape)).collect();
-            let mut states: Vec<State> = SHAPES.iter().map(|(_, s)| rule.new_state(s, dtype)).collect();
-            for step in 0..STEPS {
-                let mut gradients: Vec<Vec<f32>> = (0..SHAPES.len())
-                    .map(|i| {
-                        let moving = numbers(100 + step * 10 + i as u64, SHAPES[i].1);
-                        w[i].iter().zip(moving).map(|(w, x)| w * 0.5 + x).collect()
-                    })
-                    .collect();
-                let norm = gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt();
-                if let Some(clip) = clip.filter(|&clip| norm > clip) {
-                    gradients.iter_mut().flatten().for_each(|g| *g *= (clip / norm) as f32);
+        let check =
+            |name: &str, rule: Optimiser, dtype, clip: Option<f64>, lr: f32, decay: f32, along: &str| {
+                let mut w: Vec<Vec<f32>> =
+                    SHAPES.iter().enumerate().map(|(i, (_, shape))| numbers(i as u64, shape)).collect();
+                let rule_of = |shape: &[usize]| match (rule, shape.len()) {
+                    (Optimiser::Muon { .. }, 1) => adam,
+                    _ => rule,
+                };
+                let mut states: Vec<State> =
+                    SHAPES.iter().map(|(_, shape)| rule_of(shape).new_state(shape, dtype)).collect();
+                for step in 0..STEPS {
+                    let mut gradients: Vec<Vec<f32>> = (0..SHAPES.len())
+                        .map(|i| {
+                            let moving = numbers(100 + step * 10 + i as u64, SHAPES[i].1);
+                            w[i].iter().zip(moving).map(|(w, x)| w * 0.5 + x).collect()
+                        })
+                        .collect();
+                    let norm = gradients.iter().map(|g| sum_of_squares(g)).sum::<f64>().sqrt();
+                    if let Some(clip) = clip.filter(|&clip| norm > clip) {
+                        gradients.iter_mut().flatten().for_each(|g| *g *= (clip / norm) as f32);
+                    }
+                    let rate = Rate { step, lr, schedule: schedule(along).at(step) as f32, decay };
+                    for i in 0..SHAPES.len() {
+                        let (w, shape) = (Numbers::F32(&mut w[i]), SHAPES[i].1);
+                        rule_of(shape).update(&mut states[i], w, shape, &gradients[i], &rate);
+                    }
                 }
-                let rate = Rate { step, lr, schedule: schedule(along).at(step) as f32, decay };
-                for i in 0..SHAPES.len() {
-                    rule.update(&mut states[i], Numbers::F32(&mut w[i]), SHAPES[i].1, &gradients[i], &rate);
+                for ((shape, _), w) in SHAPES.iter().zip(&w) {
+                    let every = (w.len() / 40).max(1);
+                    let want = golden["runs"][name][shape].as_array().unwrap();
+                    assert_eq!(w.iter().step_by(every).count(), want.len());
+                    for (i, (got, want)) in w.iter().step_by(every).zip(want).enumerate() {
+                        let want = want.as_f64().unwrap() as f32;
+                        assert!((got - want).abs() <= 1e-5, "{name} {shape} {i}: {got} {want}");
+                    }
                 }
-            }
-            for ((shape, _), w) in SHAPES.iter().zip(&w) {
-                let every = (w.len() / 40).max(1);
-                let want = golden["runs"][name][shape].as_array().unwrap();
-                assert_eq!(w.iter().step_by(every).count(), want.len());
-                for (i, (got, want)) in w.iter().step_by(every).zip(want).enumerate() {
-                    let want = want.as_f64().unwrap() as f32;
-                    assert!((got - want).abs() <= 1e-5, "{name} {shape} {i}: {got} {want}");
-                }
-            }
-        };
+            };
         check("adam", adam, DType::F32, Some(1.0), 0.01, 1e-3, "cosine");
         check("adam_bf16", adam, DType::BF16, None, 0.01, 0.0, "constant");
         let adamw = Optimiser::AdamW { b1, b2: 0.95, eps };
         check("adamw", adamw, DType::F32, Some(1.0), 0.01, 0.1, "cosine");
         check("adafactor", adafactor(0.9), DType::F32, None, 0.01, 1e-3, "cosine");
         check("adafactor_plain", adafactor(0.0), DType::F32, None, 0.01, 0.0, "constant");
+        let muon = Optimiser::Muon { momentum: 0.95 };
+        check("muon", muon, DType::F32, Some(1.0), 0.05, 1e-3, "cosine");
         check("sgd", Optimiser::Sgd { momentum: 0.0 }, DType::F32, Some(1.0), 0.05, 0.0, "cosine");
         check("sgd_momentum", Optimiser::Sgd { momentum: 0.9 }, DType::F32, None, 0.02, 0.0, "cosine");
     }

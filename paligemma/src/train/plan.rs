@@ -40,7 +40,6 @@ impl Plan {
             KeptType::F32 => DType::F32,
             KeptType::Bf16 => DType::BF16,
         };
-        let optimiser = recipe.optimiser();
         let wanted = &selection.wanted;
         let frozen: u64 = selection.frozen.iter().map(|(named, form)| form.num_bytes(&named.shape)).sum();
         let elements = |w: &Wanted| w.len() as u64;
@@ -65,7 +64,10 @@ impl Plan {
             weights: frozen + wanted.iter().map(|w| elements(w) * w.dtype.size() as u64).sum::<u64>(),
             masters: wanted.iter().filter(|w| w.has_master).map(|w| 4 * elements(w)).sum(),
             gradients: done + lanes * gradients,
-            optimiser: wanted.iter().map(|w| optimiser.num_bytes(&w.shape, kept)).sum(),
+            optimiser: wanted
+                .iter()
+                .map(|w| recipe.optimiser(&w.name, &w.shape).num_bytes(&w.shape, kept))
+                .sum(),
             activations: lanes * activations + waiting,
         }
     }
@@ -314,9 +316,8 @@ const TABLE: &str = "language_model.embed_tokens.";
 
 /// The most bytes of a gradient, but for the table's, that are there at a time where each is taken up as it comes.
 fn largest_at_hand(recipe: &Recipe, selection: &Selection) -> u64 {
-    let optimiser = recipe.optimiser();
+    let takes_parts = |w: &Wanted| recipe.optimiser(&w.name, &w.shape).takes_parts(&w.shape);
     let others = selection.wanted.iter().filter(|w| !w.name.starts_with(TABLE));
-    let at_hand =
-        others.map(|w| if optimiser.takes_parts(&w.shape) { w.len().min(GRADIENT_PART) } else { w.len() });
+    let at_hand = others.map(|w| if takes_parts(w) { w.len().min(GRADIENT_PART) } else { w.len() });
     4 * at_hand.max().unwrap_or(0) as u64
 }

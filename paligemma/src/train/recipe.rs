@@ -35,12 +35,15 @@ pub const KEYS: &[(&str, &str)] = &[
     ("label_smoothing", "probability that is spread over the other tokens"),
     ("z_loss", "factor of the square of the logarithm of the softmax's sum"),
     ("dropout", "rate on what the language model's attention and MLP add"),
-    ("optimiser", "adam (as big_vision composes it), adamw, adafactor or sgd"),
+    (
+        "optimiser",
+        "adam (as big_vision composes it), adamw, adafactor, sgd, or muon (of matrices; adam of all else and of tables)",
+    ),
     ("lr", "learning rate"),
-    ("b1", "decay of the first moment (adam, adamw)"),
-    ("b2", "decay of the second moment (adam, adamw; the most of it for adafactor)"),
-    ("eps", "added to the root of the second moment (adam, adamw) or to squares (adafactor)"),
-    ("momentum", "of sgd and adafactor"),
+    ("b1", "decay of the first moment (adam, adamw, muon's adam)"),
+    ("b2", "decay of the second moment (adam, adamw, muon's adam; the most of it for adafactor)"),
+    ("eps", "added to the root of the second moment (adam, adamw, muon's adam) or to squares (adafactor)"),
+    ("momentum", "of sgd, adafactor and muon"),
     ("weight_decay", "for adamw multiplied by the learning rate, for others not"),
     ("weight_decay_on", "pattern of the names that decay"),
     ("clip", "the largest norm of all gradients together; 0 is none"),
@@ -538,6 +541,8 @@ words!(
         Adafactor,
         /// [`Optimiser::Sgd`]
         Sgd,
+        /// [`Optimiser::Muon`], and [`Optimiser::Adam`] of what is no matrix between layers
+        Muon,
     }
 );
 words!(
@@ -757,6 +762,7 @@ impl Recipe {
             }
             OptimiserName::Adafactor => [("b1", self.b1), ("", None), ("", None)],
             OptimiserName::Sgd => [("b1", self.b1), ("b2", self.b2), ("eps", self.eps)],
+            OptimiserName::Muon => [("", None); 3],
         };
         if let Some((key, _)) = unused.iter().find(|(_, value)| value.is_some()) {
             return Err(Error::usage(format!("{key} means nothing to this optimiser")));
@@ -923,11 +929,17 @@ impl Recipe {
         self.augment.map(|Augment { resize, jpeg, crop }| Augmentation { resize, jpeg, crop })
     }
 
-    /// The optimiser.
-    pub fn optimiser(&self) -> Optimiser {
+    /// The optimiser of a parameter.
+    pub fn optimiser(&self, name: &str, shape: &[usize]) -> Optimiser {
+        // Muon is for what maps one hidden vector to another. A table's rows are learned one by one.
+        let is_table =
+            ["embed_tokens.", "position_embedding.", "token_embedding."].iter().any(|t| name.contains(t));
         let or = |value: Option<f64>, usual: f64| value.unwrap_or(usual) as f32;
         match self.optimiser {
-            OptimiserName::Adam => {
+            OptimiserName::Muon if shape.len() == 2 && !is_table => {
+                Optimiser::Muon { momentum: or(self.momentum, 0.95) }
+            }
+            OptimiserName::Adam | OptimiserName::Muon => {
                 Optimiser::Adam { b1: or(self.b1, 0.9), b2: or(self.b2, 0.999), eps: or(self.eps, 1e-8) }
             }
             OptimiserName::AdamW => {
@@ -1325,6 +1337,27 @@ mod tests {
         assert!(other(&["keep=9", "log_every=2", "loader_threads=4", "eval.files=x", "out=b"]).is_ok());
         let error = other(&["lr=2", "batch=3"]).unwrap_err().to_string();
         assert!(error.contains("another batch, lr"), "{error}");
+    }
+
+    #[test]
+    fn muon_is_of_matrices_between_layers() {
+        let recipe = read(LEAST, &["optimiser=muon", "momentum=0.9", "b2=0.98"]).unwrap();
+        let check = |name: &str, shape: &[usize], is_muon: bool| {
+            let want = match is_muon {
+                true => Optimiser::Muon { momentum: 0.9 },
+                false => Optimiser::Adam { b1: 0.9, b2: 0.98, eps: 1e-8 },
+            };
+            assert_eq!(recipe.optimiser(name, shape), want, "{name}");
+        };
+        check("language_model.layers.0.mlp.gate_proj.weight", &[8, 4], true);
+        check("vision_tower.vision_model.encoder.layers.3.self_attn.q_proj.weight", &[4, 4], true);
+        check("multi_modal_projector.linear.weight", &[4, 4], true);
+        check("language_model.layers.0.self_attn.q_proj.lora_a", &[2, 4], true);
+        check("vision_tower.vision_model.encoder.layers.3.self_attn.q_proj.bias", &[4], false);
+        check("vision_tower.vision_model.embeddings.patch_embedding.weight", &[4, 3, 2, 2], false);
+        check("vision_tower.vision_model.embeddings.position_embedding.weight", &[4, 4], false);
+        check("language_model.embed_tokens.weight", &[9, 4], false);
+        check("text_model.embeddings.token_embedding.weight", &[9, 4], false);
     }
 
     #[test]

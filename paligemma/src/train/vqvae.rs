@@ -96,12 +96,13 @@ impl MaskJob {
 
     /// As it was saved, or at the beginning.
     fn learner(&self, saved: Option<&Saved>) -> Result<Learner> {
-        let optimiser = self.recipe.optimiser();
         let dtype = match self.recipe.state_dtype {
             KeptType::F32 => DType::F32,
             KeptType::Bf16 => DType::BF16,
         };
-        let states = || VqVae::tensors().iter().map(|(_, shape)| optimiser.new_state(shape, dtype)).collect();
+        let state =
+            |(name, shape): &(String, Vec<usize>)| self.recipe.optimiser(name, shape).new_state(shape, dtype);
+        let states = || VqVae::tensors().iter().map(state).collect();
         let Some(saved) = saved else {
             let model = VqVae::load(&mut initial(self.recipe.seed))?;
             let average = CodebookAverage::of(&model);
@@ -131,7 +132,7 @@ impl MaskJob {
     /// One step → its loss and the norm of its gradients.
     fn step(&self, learner: &mut Learner, step: u64, masks_nhw: &Tensor) -> Result<(f64, f64)> {
         let Learner { model, average, states } = learner;
-        let optimiser = self.recipe.optimiser();
+        let tensors = VqVae::tensors();
         let (lr, schedule) = (self.recipe.lr.unwrap_or(0.0) as f32, self.schedule.at(step) as f32);
         let rate = Rate { step, lr, schedule, decay: 0.0 };
         let mut squares = 0.0;
@@ -140,6 +141,7 @@ impl MaskJob {
             let gradient = part.into_tensor(&shape);
             squares += sum_of_squares(gradient.as_f32());
             let numbers = Numbers::F32(weight.as_f32_mut());
+            let optimiser = self.recipe.optimiser(&tensors[id].0, &shape);
             optimiser.update(&mut states[id], numbers, &shape, gradient.as_f32(), &rate);
         });
         let (loss, norm) = (loss.reconstruction + loss.commitment, squares.sqrt());
