@@ -5,6 +5,8 @@
 
 use paligemma_tensor::{DType, Epilogue, Tensor, Weight, input_gradient, linear, weight_gradient};
 
+use super::optimiser::sum_of_squares;
+
 /// Of X, (X·Xᵀ)·X and (X·Xᵀ)²·X.
 const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const STEPS: usize = 5;
@@ -12,7 +14,7 @@ const EPS: f64 = 1e-8;
 
 /// `x` `[rows, columns]`, row after row → the same shape.
 pub(super) fn orthogonal(mut x: Vec<f32>, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    let norm = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt() + EPS;
+    let norm = sum_of_squares(&x).sqrt() + EPS;
     x.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
     let mut x = Tensor::from_f32(x, &[rows, columns]);
     let [one, three, five] = COEFFICIENTS;
